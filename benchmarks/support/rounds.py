@@ -1,0 +1,98 @@
+"""Measuring two ways of one work beside each other.
+
+Rounds of both alternate, and each pair gives one ratio: whatever disturbs the machine for longer
+than a round disturbs both.  What is reported is the median with the 10th and 90th percentile.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Pair", "Spread", "Way", "alternate", "nanoseconds_each", "spread"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median of some rounds, and how far they lie apart."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    def as_dict(self) -> dict[str, float | int]:
+        return {
+            "median": round(self.median, 4),
+            "p10": round(self.low, 4),
+            "p90": round(self.high, 4),
+            "rounds": self.rounds,
+        }
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Raises ValueError when there are no values."""
+    if not values:
+        raise ValueError("no rounds")
+    if len(values) == 1:
+        return Spread(values[0], values[0], values[0], 1)
+    tenths = statistics.quantiles(values, n=10, method="inclusive")
+    return Spread(statistics.median(values), tenths[0], tenths[-1], len(values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One way to do the work.
+
+    ``prepare`` makes what one round works on, ``run`` is timed, ``settle`` waits until nothing of
+    the round goes on in the background, so that the other way has the machine for itself.
+    """
+
+    run: Callable[[Any], float]
+    prepare: Callable[[], Any] = lambda: None
+    settle: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """What came of it; ``ratio`` is the median of ours / theirs, each of one pair of rounds."""
+
+    ours: Spread
+    theirs: Spread
+    ratio: Spread
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"ours": self.ours.as_dict(), "theirs": self.theirs.as_dict(), "ratio": self.ratio.as_dict()}
+
+
+def nanoseconds_each(function: Callable[[Any], Any], items: Sequence[Any]) -> float:
+    """Nanoseconds per call, the loop included."""
+    begin = time.perf_counter_ns()
+    for item in items:
+        function(item)
+    return (time.perf_counter_ns() - begin) / len(items)
+
+
+def _round(way: Way) -> float:
+    work = way.prepare()
+    gc.collect()
+    took = way.run(work)
+    way.settle()
+    return took
+
+
+def alternate(ours: Way, theirs: Way, rounds: int) -> Pair:
+    """Rounds A B B A A B ...: neither way always comes after the other. One round of each warms up."""
+    for way in (ours, theirs):
+        _round(way)
+    took: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds):
+        order = ((0, ours), (1, theirs)) if number % 2 == 0 else ((1, theirs), (0, ours))
+        for place, way in order:
+            took[place].append(_round(way))
+    ratios = [mine / other for mine, other in zip(*took, strict=True)]
+    return Pair(ours=spread(took[0]), theirs=spread(took[1]), ratio=spread(ratios))

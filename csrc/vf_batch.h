@@ -1,0 +1,70 @@
+/*
+ * vf_batch.h - the open batch: msgpack events in, one JSON body out.
+ *
+ * The body is always {"ev":[e0,e1,...]} in compact JSON, ASCII only.  Two rules
+ * hold after every call: count <= events_max, and the size of the body as it
+ * would be sent, brackets included, <= bytes_max.  An append that cannot keep
+ * both changes nothing.
+ *
+ * One thread at a time; no function here touches shared memory except to read
+ * `payload`, which may change under the reader's feet: every length is read
+ * once and every access is bounded by `size`.
+ */
+#ifndef VF_BATCH_H
+#define VF_BATCH_H
+
+#include "vf_common.h"
+
+/* Bits of the visitor filter: 2^17, so that two batches of 100 visitors share a
+ * bit by chance in about 7 of 100 cases. */
+#define VF_VISITOR_BITS 131072u
+
+/* The closed body of an empty batch is shorter; there must be room for an event. */
+#define VF_BATCH_BYTES_MIN 16u
+
+struct vf_batch {
+  uint8_t *body;     /* begins with {"ev":[ ; never NUL-terminated */
+  size_t size;       /* bytes in use, without the closing ]} */
+  size_t room;       /* bytes allocated */
+  uint32_t *offsets; /* count + 1 in use: event i is body[offsets[i] .. offsets[i + 1] - 1) */
+  uint32_t count;
+  uint32_t events_max;  /* 1 .. VF_BATCH_EVENTS_MAX */
+  uint32_t bytes_max;   /* VF_BATCH_BYTES_MIN .. VF_BATCH_BYTES_MAX */
+  uint8_t *visitors;    /* VF_VISITOR_BITS / 8 bytes */
+  uint32_t idle_clears; /* batches in a row that used little of the room */
+};
+
+/* Allocates; VF_NOMEM, or VF_INVALID for limits out of range. @caller any */
+int vf_batch_init(struct vf_batch *batch, uint32_t events_max, uint32_t bytes_max);
+/* Safe on a zeroed struct. @caller any */
+void vf_batch_free(struct vf_batch *batch);
+/* Back to empty; memory is kept (shrunk when it is much larger than usual). */
+void vf_batch_clear(struct vf_batch *batch);
+
+/*
+ * Transcodes one event and appends it.
+ * VF_OK; VF_FULL: seal first, then call again; VF_TOO_LARGE: it would not fit
+ * into an empty batch either; VF_INVALID / VF_DEPTH: not exactly one msgpack
+ * value that JSON can carry; VF_NOMEM.  Except for VF_OK nothing has changed.
+ */
+int vf_batch_append(struct vf_batch *batch, const uint8_t *payload, size_t size);
+
+/* Appends an event that is JSON already (it comes from our own spool). */
+int vf_batch_append_json(struct vf_batch *batch, const uint8_t *json, size_t size,
+                         uint64_t visitor);
+
+/* Size in bytes of the body as it would be sent now. */
+static inline size_t vf_batch_body_size(const struct vf_batch *batch) {
+  return batch->size + 2;
+}
+
+/*
+ * A 64-bit hash of the visitor an event belongs to: the string at key "u" of
+ * the map, or else at "visId" of the map at key "d"; 0 when there is neither.
+ */
+uint64_t vf_event_visitor(const uint8_t *payload, size_t size);
+
+/* Sets the one bit of the filter that stands for this visitor (none for 0). */
+void vf_visitors_add(uint8_t *visitors, uint64_t visitor);
+
+#endif /* VF_BATCH_H */

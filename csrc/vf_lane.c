@@ -1,0 +1,441 @@
+#include "vf_lane.h"
+
+#include "vf_check.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SCAN_LOOKS_MAX 16u
+
+#ifdef VF_STOP_POINTS
+/* Tests only: called at each named step of a publish. */
+void vf_stop_point(const char *name);
+#define STOP_POINT(name) vf_stop_point(name)
+#else
+#define STOP_POINT(name) ((void)0)
+#endif
+
+static bool capacity_valid(uint64_t capacity) {
+  return capacity >= VF_LANE_CAPACITY_MIN && capacity <= VF_LANE_CAPACITY_MAX &&
+         (capacity & (capacity - 1)) == 0;
+}
+
+uint32_t vf_record_check(uint64_t lane_id, uint64_t position, uint32_t size, uint16_t kind,
+                         uint64_t seq, uint64_t route, const uint8_t *payload) {
+  uint64_t seed = vf_fold(lane_id ^ VF_CHECK_K0, position ^ VF_CHECK_K1);
+  uint64_t value = vf_fold(seed ^ seq, route ^ VF_CHECK_K2);
+
+  value ^= (uint64_t)size << 16 | kind;
+  value = payload != NULL ? vf_check64(value, payload, size) : vf_fold(value, VF_CHECK_K3);
+  return (uint32_t)(value ^ (value >> 32));
+}
+
+/* ---- producer ---- */
+
+int vf_lane_create(struct vf_producer *producer, const char *path, uint64_t capacity,
+                   const struct vf_lane_header *ident) {
+  struct vf_lane_header *header;
+  void *base = NULL;
+  int status;
+
+  if (!capacity_valid(capacity)) {
+    return VF_INVALID;
+  }
+  status = vf_segment_create(path, VF_LANE_HEADER_SIZE + (size_t)capacity, &base);
+  if (status != VF_OK) {
+    return status;
+  }
+  header = base;
+  header->magic = VF_LANE_MAGIC;
+  header->version = VF_LAYOUT_VERSION;
+  header->header_size = VF_LANE_HEADER_SIZE;
+  header->capacity = capacity;
+  header->lane_id = ident->lane_id;
+  header->owner = ident->owner;
+  header->pid = ident->pid;
+  header->created_ns = ident->created_ns;
+  header->predecessor = ident->predecessor;
+  vf_flag_store(&header->wants_reports, vf_flag_load(&ident->wants_reports));
+  memset(producer, 0, sizeof *producer);
+  producer->header = header;
+  producer->ring = (uint8_t *)base + VF_LANE_HEADER_SIZE;
+  producer->capacity = capacity;
+  producer->lane_id = ident->lane_id;
+  return VF_OK;
+}
+
+void vf_lane_close(struct vf_producer *producer) {
+  if (producer->header != NULL) {
+    vf_segment_unmap(producer->header, VF_LANE_HEADER_SIZE + (size_t)producer->capacity);
+  }
+  memset(producer, 0, sizeof *producer);
+}
+
+/* Free bytes of the ring, asking the consumer only when the last answer is not enough. */
+static uint64_t free_bytes(struct vf_producer *producer, uint64_t wanted) {
+  uint64_t available = producer->capacity - (producer->head - producer->tail);
+
+  if (available < wanted) {
+    uint64_t tail = vf_tail_load(&producer->header->tail);
+    /* A tail that cannot be true frees nothing. */
+    if (producer->head - tail <= producer->head - producer->tail && tail % VF_RECORD_ALIGN == 0) {
+      producer->tail = tail;
+    }
+    available = producer->capacity - (producer->head - producer->tail);
+  }
+  return available;
+}
+
+size_t vf_lane_room(struct vf_producer *producer, uint8_t **payload) {
+  uint64_t payload_max = VF_LANE_PAYLOAD_MAX(producer->capacity);
+  uint64_t offset = producer->head & (producer->capacity - 1);
+  uint64_t room = producer->capacity - offset;
+  uint64_t available = free_bytes(producer, VF_RECORD_HEADER_SIZE + payload_max);
+
+  if (room > available) {
+    room = available;
+  }
+  if (room <= VF_RECORD_HEADER_SIZE) {
+    return 0;
+  }
+  room -= VF_RECORD_HEADER_SIZE;
+  producer->start = producer->head;
+  *payload = producer->ring + offset + VF_RECORD_HEADER_SIZE;
+  return (size_t)(room < payload_max ? room : payload_max);
+}
+
+static void write_header(struct vf_producer *producer, uint64_t position, uint32_t size,
+                         uint64_t route, uint16_t kind, uint64_t seq, const uint8_t *payload) {
+  struct vf_record *record = vf_record_at(producer->ring, producer->capacity, position);
+
+  record->size = size;
+  record->seq = seq;
+  record->route = route;
+  record->kind = kind;
+  record->reserved = 0;
+  vf_flag_store(&record->state, VF_STATE_NEW);
+  STOP_POINT("header without check");
+  record->check = vf_record_check(producer->lane_id, position, size, kind, seq, route, payload);
+}
+
+int vf_lane_reserve(struct vf_producer *producer, uint32_t size, uint8_t **payload) {
+  uint64_t left = producer->capacity - (producer->head & (producer->capacity - 1));
+  uint64_t span = vf_record_span(size);
+  uint64_t skip = span > left ? left : 0;
+
+  if (size > VF_LANE_PAYLOAD_MAX(producer->capacity)) {
+    return VF_TOO_LARGE;
+  }
+  if (free_bytes(producer, skip + span) < skip + span) {
+    return VF_FULL;
+  }
+  if (skip >= VF_RECORD_HEADER_SIZE) {
+    write_header(producer, producer->head, (uint32_t)(skip - VF_RECORD_HEADER_SIZE), 0,
+                 VF_KIND_PADDING, 0, NULL);
+  }
+  STOP_POINT("padding written");
+  producer->start = producer->head + skip;
+  *payload = producer->ring + (producer->start & (producer->capacity - 1)) + VF_RECORD_HEADER_SIZE;
+  return VF_OK;
+}
+
+void vf_lane_publish(struct vf_producer *producer, uint32_t size, uint64_t route, uint16_t kind,
+                     uint64_t seq) {
+  uint64_t start = producer->start;
+  const uint8_t *payload =
+      producer->ring + (start & (producer->capacity - 1)) + VF_RECORD_HEADER_SIZE;
+
+  assert(start - producer->head < producer->capacity);
+  assert(size <= VF_LANE_PAYLOAD_MAX(producer->capacity));
+  STOP_POINT("payload written");
+  write_header(producer, start, size, route, kind, seq, payload);
+  producer->head = start + vf_record_span(size);
+  producer->start = producer->head;
+  STOP_POINT("record complete");
+  vf_head_publish(&producer->header->head, producer->head);
+  STOP_POINT("published");
+}
+
+/* ---- consumer ---- */
+
+static int reader_check(const struct vf_lane_header *header, size_t size, struct vf_fault *fault) {
+  uint64_t capacity = vf_once_u64(&header->capacity);
+  uint64_t head = vf_head_load(&header->head);
+  uint64_t tail = vf_tail_load(&header->tail);
+  int status = vf_segment_identify(header->magic, VF_LANE_MAGIC, header->version, fault);
+
+  if (status != VF_OK) {
+    return status;
+  }
+  if (!capacity_valid(capacity) || header->header_size != VF_LANE_HEADER_SIZE ||
+      size != VF_LANE_HEADER_SIZE + capacity) {
+    snprintf(fault->text, sizeof fault->text,
+             "%zu bytes long, but its header says %" PRIu32 " and a ring of %" PRIu64, size,
+             header->header_size, capacity);
+    return VF_INVALID;
+  }
+  if (head - tail > capacity || head % VF_RECORD_ALIGN != 0 || tail % VF_RECORD_ALIGN != 0) {
+    snprintf(fault->text, sizeof fault->text,
+             "head %" PRIu64 " and tail %" PRIu64 " cannot be true in a ring of %" PRIu64, head,
+             tail, capacity);
+    return VF_INVALID;
+  }
+  return VF_OK;
+}
+
+/* How many records lie before the tail, as the consumer noted; false: no note can be true. */
+static bool passed_read(const struct vf_lane_header *header, uint64_t tail, uint64_t *passed) {
+  for (size_t slot = 0; slot < 4; slot += 2) {
+    uint64_t count = vf_number_load(&header->passed[slot + 1]);
+    if (vf_tail_load(&header->passed[slot]) == tail && count <= tail / VF_RECORD_HEADER_SIZE) {
+      *passed = count;
+      return true;
+    }
+  }
+  return false;
+}
+
+int vf_reader_attach(struct vf_reader *reader, const char *path, struct vf_fault *fault) {
+  struct vf_lane_header *header;
+  void *base = NULL;
+  size_t size = 0;
+  int status =
+      vf_segment_attach(path, VF_LANE_HEADER_SIZE,
+                        VF_LANE_HEADER_SIZE + (size_t)VF_LANE_CAPACITY_MAX, &base, &size, fault);
+
+  if (status != VF_OK) {
+    return status;
+  }
+  header = base;
+  status = reader_check(header, size, fault);
+  if (status != VF_OK) {
+    vf_segment_unmap(base, size);
+    return status;
+  }
+  memset(reader, 0, sizeof *reader);
+  reader->header = header;
+  reader->ring = (uint8_t *)base + VF_LANE_HEADER_SIZE;
+  /* From the file's size, which was checked; the header may have changed since. */
+  reader->capacity = size - VF_LANE_HEADER_SIZE;
+  reader->lane_id = vf_once_u64(&header->lane_id);
+  reader->owner = vf_once_u64(&header->owner);
+  reader->pid = vf_once_u64(&header->pid);
+  reader->predecessor = vf_once_u64(&header->predecessor);
+  reader->tail = vf_tail_load(&header->tail) & ~(uint64_t)(VF_RECORD_ALIGN - 1);
+  reader->cursor = reader->tail;
+  reader->damaged_to = reader->tail;
+  reader->scan_from = reader->tail;
+  reader->passed_known = passed_read(header, reader->tail, &reader->passed);
+  return VF_OK;
+}
+
+void vf_reader_close(struct vf_reader *reader) {
+  if (reader->header != NULL) {
+    vf_segment_unmap(reader->header, VF_LANE_HEADER_SIZE + (size_t)reader->capacity);
+  }
+  memset(reader, 0, sizeof *reader);
+}
+
+int vf_reader_head(const struct vf_reader *reader, uint64_t *head) {
+  uint64_t found = vf_head_load(&reader->header->head);
+
+  if (found - reader->tail > reader->capacity || found % VF_RECORD_ALIGN != 0 ||
+      found - reader->cursor > reader->capacity) {
+    return VF_INVALID;
+  }
+  *head = found;
+  return VF_OK;
+}
+
+static bool kind_known(uint16_t kind) {
+  uint16_t base = kind & (uint16_t)~VF_KIND_EXTERNAL;
+  return base <= VF_KIND_REQUEST && kind != VF_KIND_EXTERNAL;
+}
+
+/*
+ * Reads the header at `position`, every field once, and says what it could be.
+ * VF_OK: a record, if it certifies itself; VF_OTHER: the end of the ring, to be
+ * skipped up to view->end; VF_INVALID: no record.
+ */
+static int header_read(const struct vf_reader *reader, uint64_t position, uint64_t head,
+                       struct vf_view *view) {
+  uint64_t left = reader->capacity - (position & (reader->capacity - 1));
+  struct vf_record *record = vf_record_at(reader->ring, reader->capacity, position);
+
+  if (left > head - position) {
+    left = head - position;
+  } else if (left < VF_RECORD_HEADER_SIZE) {
+    view->end = position + left;
+    return VF_OTHER;
+  }
+  if (left < VF_RECORD_HEADER_SIZE) {
+    return VF_INVALID;
+  }
+  view->size = vf_once_u32(&record->size);
+  view->kind = vf_once_u16(&record->kind);
+  view->seq = vf_once_u64(&record->seq);
+  view->route = vf_once_u64(&record->route);
+  view->start = position;
+  view->end = position + vf_record_span(view->size);
+  view->payload = NULL;
+  if (vf_record_span(view->size) > left || !kind_known(view->kind)) {
+    return VF_INVALID;
+  }
+  if (view->kind == VF_KIND_PADDING) {
+    return VF_OK;
+  }
+  view->payload = (const uint8_t *)record + VF_RECORD_HEADER_SIZE;
+  return view->seq != 0 && view->size <= VF_LANE_PAYLOAD_MAX(reader->capacity) ? VF_OK : VF_INVALID;
+}
+
+static bool certifies(const struct vf_reader *reader, const struct vf_view *view) {
+  const struct vf_record *record = vf_record_at(reader->ring, reader->capacity, view->start);
+  return vf_once_u32(&record->check) == vf_record_check(reader->lane_id, view->start, view->size,
+                                                        view->kind, view->seq, view->route,
+                                                        view->payload);
+}
+
+static int record_read(const struct vf_reader *reader, uint64_t position, uint64_t head,
+                       struct vf_view *view) {
+  int status = header_read(reader, position, head, view);
+  return status == VF_OK && !certifies(reader, view) ? VF_INVALID : status;
+}
+
+/*
+ * The first position after `position` where a record certifies itself, or head.
+ * A hostile writer can make every eighth byte look like a large record, so the
+ * bytes looked at are bounded per lap of the ring; beyond that all that is
+ * published is given up.  (Bytes of an honest writer cost four looks each.)
+ */
+static uint64_t scan(struct vf_reader *reader, uint64_t position, uint64_t head) {
+  struct vf_view view;
+
+  if (reader->cursor - reader->scan_from >= reader->capacity) {
+    reader->scan_from = reader->cursor;
+    reader->scanned = 0;
+  }
+  for (position += VF_RECORD_ALIGN;
+       head != position && reader->scanned < SCAN_LOOKS_MAX * reader->capacity;
+       position += VF_RECORD_ALIGN) {
+    reader->scanned += VF_RECORD_HEADER_SIZE;
+    if (header_read(reader, position, head, &view) != VF_OK) {
+      continue;
+    }
+    if (view.payload != NULL) {
+      reader->scanned += view.size;
+    }
+    if (certifies(reader, &view)) {
+      return position;
+    }
+  }
+  return head;
+}
+
+/* How many records a damaged region held: what the sequence tells, if it can be true. */
+static uint64_t records_lost(const struct vf_reader *reader, uint64_t region, uint64_t next_seq) {
+  uint64_t gap = next_seq - reader->last_seq - 1;
+  bool believable = reader->last_seq != 0 && next_seq > reader->last_seq && gap > 0 &&
+                    gap <= region / VF_RECORD_HEADER_SIZE;
+  return believable ? gap : 1;
+}
+
+int vf_reader_peek(struct vf_reader *reader, struct vf_view *view) {
+  uint64_t head, region = 0;
+  int status = vf_reader_head(reader, &head);
+
+  if (status != VF_OK) {
+    return status;
+  }
+  while (head != reader->cursor) {
+    status = record_read(reader, reader->cursor, head, view);
+    if (status == VF_INVALID) {
+      uint64_t next = scan(reader, reader->cursor, head);
+      if ((int64_t)(next - reader->damaged_to) > 0) {
+        region += next - reader->cursor;
+      }
+      reader->cursor = next;
+      continue;
+    }
+    if (status == VF_OTHER || view->kind == VF_KIND_PADDING) {
+      reader->cursor = view->end;
+      continue;
+    }
+    if (region > 0) {
+      uint64_t lost = records_lost(reader, region, view->seq);
+      reader->damaged += lost;
+      reader->passed += lost;
+      reader->damaged_to = reader->cursor;
+      region = 0;
+    }
+    if (vf_flag_load(&vf_record_at(reader->ring, reader->capacity, view->start)->state) !=
+        VF_STATE_DONE) {
+      return VF_OK;
+    }
+    vf_reader_advance(reader, view);
+  }
+  if (region > 0) {
+    reader->damaged += 1;
+    reader->passed += 1;
+    reader->damaged_to = reader->cursor;
+  }
+  return VF_EMPTY;
+}
+
+int vf_reader_rewind(struct vf_reader *reader, uint64_t position) {
+  if (position - reader->tail > reader->cursor - reader->tail || position % VF_RECORD_ALIGN != 0) {
+    return VF_INVALID;
+  }
+  reader->cursor = position;
+  reader->last_seq = 0;
+  reader->passed_known = false;
+  return VF_OK;
+}
+
+int vf_reader_release(struct vf_reader *reader, uint64_t position) {
+  if (position - reader->tail > reader->cursor - reader->tail || position % VF_RECORD_ALIGN != 0) {
+    return VF_INVALID;
+  }
+  reader->tail = position;
+  vf_tail_release(&reader->header->tail, position);
+  return VF_OK;
+}
+
+void vf_reader_note_passed(struct vf_reader *reader, uint64_t position, uint64_t passed) {
+  _Atomic uint64_t *notes = reader->header->passed;
+  /* The note that names the present tail holds until the tail moves. */
+  size_t slot = vf_tail_load(&notes[0]) == reader->tail ? 2 : 0;
+
+  vf_number_store(&notes[slot + 1], passed);
+  vf_tail_release(&notes[slot], position);
+}
+
+int64_t vf_reader_mark(struct vf_reader *reader, uint64_t start, uint64_t end, uint64_t first_seq,
+                       uint64_t last_seq) {
+  uint64_t head, position = start;
+  int64_t marked = 0;
+  struct vf_view view;
+  int status = vf_reader_head(reader, &head);
+
+  if (status != VF_OK) {
+    return status;
+  }
+  if (start - reader->tail > head - reader->tail || end - start > head - start ||
+      start % VF_RECORD_ALIGN != 0) {
+    return VF_INVALID;
+  }
+  while (end != position && end - position <= reader->capacity) {
+    status = record_read(reader, position, head, &view);
+    if (status == VF_INVALID) {
+      position = scan(reader, position, head);
+      continue;
+    }
+    if (status == VF_OK && view.kind != VF_KIND_PADDING && view.seq >= first_seq &&
+        view.seq <= last_seq) {
+      vf_flag_store(&vf_record_at(reader->ring, reader->capacity, position)->state, VF_STATE_DONE);
+      marked++;
+    }
+    position = view.end;
+  }
+  return marked;
+}

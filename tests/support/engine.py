@@ -1,0 +1,123 @@
+"""Folders and impressions for tests of the whole engine, and an end for every aggregator they start."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import vwo_fast
+from tests.support.collector import Collector
+from vwo_fast.locks import AGGREGATOR_LOCK, lock_file
+from vwo_fast.stats import read_stats
+
+ACCOUNT = 888888
+SDK_KEY = "testkey0000000000000000000000001"
+
+FAST = {"retry_delay_min": 0.05, "retry_delay_max": 0.2, "connect_timeout": 2, "read_timeout": 5, "idle_exit": 1}
+"""Settings that make failures short."""
+
+
+class Engine:
+    """A collector and folders of its own for the queues of one test."""
+
+    def __init__(self, collector: Collector, root: Path) -> None:
+        self.collector = collector
+        self.root = root
+        self.run_dir = root / "run"
+        self.spool_dir = root / "spool"
+        self.queues: list[vwo_fast.Queue] = []
+
+    def options(self, **changes: Any) -> dict[str, Any]:
+        """Keyword options of a Queue on this engine's folders and collector."""
+        given = {"run_dir": self.run_dir, "spool_dir": self.spool_dir, "base_url": self.collector.url, **FAST}
+        return {**given, **changes}
+
+    def queue(self, name: str = "shop", **changes: Any) -> vwo_fast.Queue:
+        made = vwo_fast.Queue(name, **self.options(**changes))
+        self.queues.append(made)
+        return made
+
+    def aggregator_pid(self, name: str = "shop") -> int | None:
+        """Pid of the aggregator that lives, as the kernel's lock and the control file tell."""
+        return read_stats(self.run_dir / name).aggregator_pid
+
+    def is_running(self, name: str = "shop") -> bool:
+        return lock_file(self.run_dir / name / AGGREGATOR_LOCK).is_held(0)
+
+    def kill_aggregator(self, name: str = "shop", number: int = signal.SIGKILL) -> int:
+        """Send a signal to the aggregator and wait until it is gone. Gives back its pid."""
+        pid = wait_for(lambda: self.aggregator_pid(name))
+        os.kill(pid, number)
+        wait_for(lambda: not self.is_running(name))
+        return int(pid)
+
+    def close(self) -> None:
+        for queue in self.queues:
+            queue.close()
+        folders = list(self.run_dir.iterdir()) if self.run_dir.exists() else []
+        for folder in folders:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, TimeoutError):
+                if (folder / "control").exists() and self.is_running(folder.name):
+                    self.kill_aggregator(folder.name)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def engine(**collector_options: Any) -> Iterator[Engine]:
+    """An engine in a folder whose path is short enough for a socket."""
+    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    root = Path(tempfile.mkdtemp(prefix="vft-", dir=shared))
+    with Collector(**collector_options) as collector:
+        made = Engine(collector, root)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def route(account_id: int = ACCOUNT, **changes: Any) -> vwo_fast.Route:
+    """A FullStack route."""
+    return vwo_fast.Route.fullstack(account_id=account_id, sdk_key=SDK_KEY, sdk_version="1.68.2", **changes)
+
+
+def impression(number: int, **changes: Any) -> dict[str, Any]:
+    """What FullStack's dispatcher receives for one activation; ``u`` is unique for ``number``."""
+    made = {
+        "random": 0.25,
+        "sdk": "vwo-python-sdk",
+        "sdk-v": "1.68.2",
+        "ap": "server",
+        "sId": 1700000000,
+        "u": f"{number:032X}",
+        "account_id": ACCOUNT,
+        "env": SDK_KEY,
+        "visitor_ua": "Mozilla/5.0",
+        "visitor_ip": "203.0.113.7",
+        "experiment_id": 231,
+        "combination": 2,
+        "ed": '{"p": "server"}',
+        "url": "https://dev.visualwebsiteoptimizer.com/server-side/track-user",
+    }
+    return {**made, **changes}
+
+
+def numbers(events: list[dict[str, Any]]) -> list[int]:
+    """The numbers that impressions were made with, in order of arrival."""
+    return [int(event["u"], 16) for event in events]
+
+
+def wait_for(condition: Callable[[], Any], timeout: float = 30.0) -> Any:
+    """The first true value of ``condition``. Raises TimeoutError when there is none in time."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{condition} stayed {value!r} for {timeout} s")
+        time.sleep(0.01)
+    return value

@@ -1,0 +1,83 @@
+"""The parts of the benchmarks that are no measurements: pairs of rounds, plots, the table."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from benchmarks.plot import Bar, Line, Mark, bar_chart, line_chart
+from benchmarks.report import table
+from benchmarks.support.rounds import Way, alternate, spread
+from benchmarks.support.rows import pair_row
+
+
+def test_spread_of_known_values() -> None:
+    """The median and the outer tenths; a single round is its own spread."""
+    found = spread([float(value) for value in range(1, 12)])
+    assert (found.median, found.low, found.high, found.rounds) == (6.0, 2.0, 10.0, 11)
+    assert spread([3.0]).high == 3.0
+    with pytest.raises(ValueError, match="no rounds"):
+        spread([])
+
+
+def test_ways_take_turns_and_each_pair_gives_a_ratio() -> None:
+    """A warm-up of each, then A B B A, and what is prepared reaches the round it was prepared for."""
+    heard: list[str] = []
+
+    def way(name: str, took: float) -> Way:
+        def run(work: str) -> float:
+            heard.append(work)
+            return took
+
+        return Way(run=run, prepare=lambda: name, settle=lambda: heard.append("-"))
+
+    pair = alternate(way("a", 1.0), way("b", 4.0), rounds=2)
+    assert "".join(heard) == "a-b-a-b-b-a-"
+    assert (pair.ours.median, pair.theirs.median, pair.ratio.median) == (1.0, 4.0, 0.25)
+
+
+def test_a_goal_is_met_or_missed_by_the_median_ratio() -> None:
+    """The row says so, in either way of telling the ratio."""
+    work = Way(run=lambda _: 2.0)
+    slow = Way(run=lambda _: 8.0)
+    pair = alternate(work, slow, rounds=1)
+    met = pair_row(pair, what="w", against="a", unit="ns", at_most=0.25)
+    missed = pair_row(pair, what="w", against="a", unit="ns", at_most=1 / 8, times_faster=True)
+    assert met.met is True
+    assert met.ratio.startswith("0.25 ")
+    assert missed.met is False
+    assert missed.ratio.startswith("4.0 x faster")
+    assert missed.goal == "≥ 8 x faster"
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_plots_are_well_formed_and_hold_what_they_were_given(log: bool) -> None:
+    """An SVG that a parser reads, with every name, however odd, and one path per line."""
+    lines = [Line(name="a<b", points=[(1, 5), (10, 50), (100, 20)]), Line(name="c", points=[(1, 0), (100, 7)])]
+    marks = [Mark(name="down & back", begin=10, end=50)]
+    drawn = line_chart(lines, title="T", x_name="x", y_name="y", marks=marks, log_x=log, log_y=log)
+    bars = bar_chart(
+        [Bar(name="we", value=5, low=4, high=9, is_ours=True), Bar(name="x", value=900)], title="T", unit="ns", log=log
+    )
+    texts = {text for picture in (drawn, bars) for text in ET.fromstring(picture).itertext()}
+    assert {"a<b", "c", "down & back", "we", "5 ns", "900 ns"} <= texts
+    assert drawn.count("<polyline") == 2
+
+
+def test_nothing_cannot_be_drawn() -> None:
+    """An error, not an empty picture."""
+    with pytest.raises(ValueError, match="nothing"):
+        line_chart([Line(name="a", points=[])], title="T", x_name="x", y_name="y")
+    with pytest.raises(ValueError, match="nothing"):
+        bar_chart([], title="T", unit="ns")
+
+
+def test_the_table_has_every_row_and_its_facts() -> None:
+    """Misses stand out, and a bar in a text does not end its cell."""
+    row = {"what": "a|b", "against": "c", "ours": "1", "theirs": "2", "ratio": "0.5", "goal": "≤ 0.1", "met": False}
+    facts = {"cpu": "X", "cpus": 2, "system": "S", "python": "3", "commit": "abc", "taken": "now", "load": [1.0]}
+    text = table({"tail": {"facts": facts, "rows": [{**row, "note": "n"}]}})
+    assert "a\\|b" in text
+    assert "**no**" in text
+    assert "commit abc" in text

@@ -1,0 +1,193 @@
+"""Compiled batch building; the stub beside this file is its documentation."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from vwo_fast._csrc cimport (
+    VF_BATCH_BYTES_MAX,
+    VF_BATCH_BYTES_MIN,
+    VF_BATCH_EVENTS_MAX,
+    VF_DEPTH,
+    VF_DEPTH_MAX,
+    VF_EMPTY,
+    VF_FULL,
+    VF_INVALID,
+    VF_JSON_STEP,
+    VF_NOMEM,
+    VF_OK,
+    VF_OTHER,
+    VF_TOO_LARGE,
+    VF_VISITOR_BITS,
+    vf_batch_append,
+    vf_batch_append_json,
+    vf_batch_body_size,
+    vf_batch_clear,
+    vf_batch_free,
+    vf_batch_init,
+    vf_event_visitor,
+    vf_json_size,
+    vf_json_write_to,
+    vf_visitors_add,
+)
+
+OK = VF_OK
+FULL = VF_FULL
+TOO_LARGE = VF_TOO_LARGE
+EMPTY = VF_EMPTY
+OTHER = VF_OTHER
+INVALID = VF_INVALID
+DEPTH = VF_DEPTH
+EVENTS_MAX = VF_BATCH_EVENTS_MAX
+BYTES_MAX = VF_BATCH_BYTES_MAX
+
+cdef Py_ssize_t VISITORS_SIZE = VF_VISITOR_BITS // 8
+
+
+@cython.freelist(8)
+cdef class View:
+    """The bytes of an argument, held for as long as this object lives."""
+
+    cdef Py_buffer buffer
+
+    def __cinit__(self, source):
+        PyObject_GetBuffer(source, &self.buffer, PyBUF_SIMPLE)
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.buffer)
+
+    cdef const uint8_t *data(self) noexcept:
+        return <const uint8_t *>self.buffer.buf
+
+    cdef size_t size(self) noexcept:
+        return <size_t>self.buffer.len
+
+
+cdef int check(int rc) except -1:
+    """The one place where a status becomes an exception."""
+    if rc == VF_OK:
+        return 0
+    if rc == VF_NOMEM:
+        raise MemoryError()
+    if rc == VF_DEPTH:
+        raise ValueError(f"nested deeper than {VF_DEPTH_MAX}")
+    if rc == VF_INVALID:
+        raise ValueError("not exactly one msgpack value that JSON can carry")
+    raise ValueError(f"unexpected status {rc}")
+
+
+cdef bytes native_offsets(const uint32_t *offsets, uint32_t first, uint32_t last):
+    """offsets[first .. last], counted from the beginning of event ``first``."""
+    cdef Py_ssize_t count = <Py_ssize_t>last - first + 1
+    cdef bytes packed = PyBytes_FromStringAndSize(NULL, count * sizeof(uint32_t))
+    cdef uint32_t *target = <uint32_t *>PyBytes_AS_STRING(packed)
+    cdef Py_ssize_t i
+    for i in range(count):
+        target[i] = offsets[first + i] - offsets[first]
+    return packed
+
+
+cdef class Batch:
+    def __cinit__(self, events_max=VF_BATCH_EVENTS_MAX, bytes_max=VF_BATCH_BYTES_MAX):
+        memset(&self.c, 0, sizeof(self.c))
+        if not 1 <= events_max <= VF_BATCH_EVENTS_MAX:
+            raise ValueError(f"events_max={events_max!r}: allowed are 1 to {VF_BATCH_EVENTS_MAX}")
+        if not VF_BATCH_BYTES_MIN <= bytes_max <= VF_BATCH_BYTES_MAX:
+            raise ValueError(
+                f"bytes_max={bytes_max!r}: allowed are {VF_BATCH_BYTES_MIN} to {VF_BATCH_BYTES_MAX}"
+            )
+        check(vf_batch_init(&self.c, events_max, bytes_max))
+
+    def __dealloc__(self):
+        vf_batch_free(&self.c)
+
+    @property
+    def count(self):
+        return self.c.count
+
+    @property
+    def size(self):
+        return vf_batch_body_size(&self.c)
+
+    @property
+    def events_max(self):
+        return self.c.events_max
+
+    @property
+    def bytes_max(self):
+        return self.c.bytes_max
+
+    def append(self, payload):
+        cdef View view = View(payload)
+        cdef int rc = vf_batch_append(&self.c, view.data(), view.size())
+        if rc == VF_NOMEM:
+            check(rc)
+        return rc
+
+    def append_json(self, bytes event not None, uint64_t visitor=0):
+        cdef int rc = vf_batch_append_json(
+            &self.c, <const uint8_t *>PyBytes_AS_STRING(event), <size_t>len(event), visitor
+        )
+        if rc == VF_NOMEM:
+            check(rc)
+        return rc
+
+    def snapshot(self, uint32_t start=0):
+        cdef uint32_t count = self.c.count
+        if start >= count:
+            return b"", native_offsets(self.c.offsets, count, count)
+        cdef uint32_t begin = self.c.offsets[start]
+        return (
+            PyBytes_FromStringAndSize(<char *>self.c.body + begin, <Py_ssize_t>(self.c.size - begin)),
+            native_offsets(self.c.offsets, start, count),
+        )
+
+    def seal(self):
+        cdef Py_ssize_t size = <Py_ssize_t>self.c.size
+        cdef bytes body = PyBytes_FromStringAndSize(NULL, size + 2)
+        cdef char *target = PyBytes_AS_STRING(body)
+        memcpy(target, self.c.body, size)
+        memcpy(target + size, b"]}", 2)
+        cdef bytes offsets = PyBytes_FromStringAndSize(
+            <char *>self.c.offsets, (<Py_ssize_t>self.c.count + 1) * sizeof(uint32_t)
+        )
+        cdef bytes visitors = PyBytes_FromStringAndSize(<char *>self.c.visitors, VISITORS_SIZE)
+        vf_batch_clear(&self.c)
+        return body, offsets, visitors
+
+    def clear(self):
+        vf_batch_clear(&self.c)
+
+
+def to_json(payload):
+    cdef View view = View(payload)
+    cdef size_t size = 0
+    check(vf_json_size(view.data(), view.size(), &size))
+    cdef bytes room = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(size + VF_JSON_STEP))
+    cdef uint8_t *target = <uint8_t *>PyBytes_AS_STRING(room)
+    check(vf_json_write_to(target, size + VF_JSON_STEP, view.data(), view.size(), &size))
+    return room[:size]
+
+
+def json_size(payload):
+    cdef View view = View(payload)
+    cdef size_t size = 0
+    check(vf_json_size(view.data(), view.size(), &size))
+    return size
+
+
+def visitor(payload):
+    cdef View view = View(payload)
+    return vf_event_visitor(view.data(), view.size())
+
+
+def visitor_filter(list visitors not None):
+    cdef bytes filter = PyBytes_FromStringAndSize(NULL, VISITORS_SIZE)
+    cdef uint8_t *bits = <uint8_t *>PyBytes_AS_STRING(filter)
+    cdef uint64_t each
+    memset(bits, 0, VISITORS_SIZE)
+    for each in visitors:
+        vf_visitors_add(bits, each)
+    return filter

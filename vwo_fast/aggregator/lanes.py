@@ -1,0 +1,348 @@
+"""The lanes of a queue, and how their space is given back.
+
+Idea: a lane is read ahead and released behind.  What was read at once and settles
+at once is a segment; segments of a lane form a queue in the order of their
+positions.  Key invariant: the tail never passes a segment that is not settled,
+and a settled segment that is not at the front has its records marked as done, so
+that a restart, which reads from the tail, does not send them again.  Hard case: a
+producer may write anything into its lane at any time; a lane whose header cannot
+be true is put aside, and the others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vwo_fast._lane import Control, LaneReader, SegmentError
+from vwo_fast.aggregator.failpoint import reach
+from vwo_fast.aggregator.metrics import Metrics, Throttle
+from vwo_fast.counters import ControlCounter, Reason
+from vwo_fast.locks import LockFile
+
+__all__ = ["Lane", "LaneSet", "Segment"]
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "lane-"
+NAME_LENGTH = len(PREFIX) + 16
+EVENT_PREFIX = "big-"
+UNFINISHED = ".new"
+"""What a file is called until it is whole."""
+
+ORPHAN_SECONDS = 10.0
+UNFINISHED_SECONDS = 60.0
+BAD_KEPT = 8
+"""Lanes that were put aside and are kept, the latest ones."""
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """One run of records of a lane."""
+
+    lane: Lane
+    start: int
+    end: int
+    untranscodable: int = 0
+    damaged: int = 0
+    external: Path | None = None
+    """File of the one event of this segment that was too large for the lane."""
+    passed: int = 0
+    """Records of the lane before it."""
+    settled: bool = False
+
+    def settle(self) -> None:
+        """Its events are delivered, in the spool, dead letters or counted as dropped.
+
+        What it lost is counted by whoever settles it (see Metrics.entry).
+        """
+        if not self.settled:
+            self.lane.settle(self)
+
+
+class Lane:
+    """One lane and what has been read of it but not released."""
+
+    def __init__(self, path: Path, reader: LaneReader, metrics: Metrics) -> None:
+        self.path = path
+        self.reader = reader
+        self.id = reader.lane_id
+        self.owner = reader.owner if reader.wants_reports else 0
+        """Whom to report to; 0 when nobody asked."""
+        self.read_to = reader.cursor
+        """Everything before this position has been read."""
+        self.predecessor = reader.predecessor
+        """Lane of the same process that is to be read first; 0 once that has been done."""
+        self.is_gone = False
+        self._metrics = metrics
+        self._segments: deque[Segment] = deque()
+        self._damaged = 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing read waits for its outcome."""
+        return not self._segments
+
+    def head(self) -> int:
+        """Published position. Raises SegmentError when it cannot be true."""
+        return self.reader.head
+
+    def has_unread(self) -> bool:
+        """Whether there is something behind what has been read; also while its head cannot be true."""
+        try:
+            return self.read_to != self.head()
+        except SegmentError:
+            return True
+
+    def used(self) -> float:
+        """How much of the lane is not released, 0 to 1. Raises SegmentError likewise."""
+        return (self.reader.head - self.reader.tail) / self.reader.capacity
+
+    def add(self, start: int, end: int) -> Segment:
+        """Remember a run that was just read."""
+        segment = Segment(self, start, end, passed=self.reader.run_passed)
+        self._segments.append(segment)
+        return segment
+
+    def give_back(self, segment: Segment) -> None:
+        """Forget the run that was just read: it is read again."""
+        self._segments.remove(segment)
+        self.reader.rewind(segment.start, segment.passed)
+
+    def settle(self, segment: Segment) -> None:
+        """Release the segment, or mark it as done while an earlier one is not settled."""
+        segment.settled = True
+        if not self.is_gone and self._segments[0] is not segment:
+            # A head that cannot be true stops it; the next read of this lane puts it aside.
+            with contextlib.suppress(ValueError, SegmentError):
+                self.reader.mark_done(segment.start, segment.end)
+            reach("settle: marked")
+        self.advance()
+        if segment.external is not None:
+            _remove(segment.external)
+
+    def advance(self) -> None:
+        """Move the tail up to the first segment that is not settled."""
+        while self._segments and self._segments[0].settled:
+            self._segments.popleft()
+        if not self.is_gone:
+            first = self._segments[0] if self._segments else None
+            position = first.start if first else self.reader.cursor
+            if position != self.reader.tail:
+                reach("release: before")
+                self.reader.release(position, first.passed if first else self.reader.passed)
+                reach("release: after")
+
+    def drop(self, segment: Segment) -> None:
+        """Settle a segment none of whose events is in a batch."""
+        with self._metrics.entry({}, segments=[segment]):
+            segment.settle()
+
+    def count_damage(self) -> int:
+        """Count the records that the reader has skipped since the last call. Returns how many."""
+        more = self.reader.damaged - self._damaged
+        self._metrics.dropped(Reason.DAMAGED, more)
+        self._damaged += more
+        return more
+
+    def leave(self) -> None:
+        """Unmap the lane; segments that are still on their way may settle later."""
+        self.is_gone = True
+        self.reader.close()
+
+
+class LaneSet:
+    """All lanes of the folder. ``spooled`` names, by lane, the ranges that the spool holds already."""
+
+    def __init__(
+        self,
+        folder: Path,
+        control: Control,
+        users: LockFile,
+        metrics: Metrics,
+        spooled: Mapping[int, Iterable[tuple[int, int]]],
+    ) -> None:
+        self.lanes: dict[int, Lane] = {}
+        self._folder = folder
+        self._folder_inode = os.stat(folder).st_ino
+        self._control = control
+        self._users = users
+        self._metrics = metrics
+        self._spooled = spooled
+        self._generation = -1
+        self._throttle = Throttle()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a lane or a route got its name since the last scan."""
+        return self._control.generation != self._generation
+
+    @property
+    def is_folder_gone(self) -> bool:
+        """Whether the folder was deleted, or made anew: nobody can find us in it any more."""
+        try:
+            return os.stat(self._folder).st_ino != self._folder_inode
+        except FileNotFoundError:
+            return True
+
+    def scan(self) -> None:
+        """Attach the lanes that are new in the folder."""
+        self._generation = self._control.generation
+        if self.is_folder_gone:
+            return
+        for entry in os.scandir(self._folder):
+            name = entry.name
+            if name.endswith(UNFINISHED):
+                if _age(Path(entry.path)) > UNFINISHED_SECONDS:
+                    _remove(Path(entry.path))
+                continue
+            if name.startswith(EVENT_PREFIX):
+                self._remove_orphan_event(Path(entry.path))
+            if not name.startswith(PREFIX):
+                continue
+            lane_id = _lane_id(name)
+            if lane_id is None:
+                if name.endswith(".tmp"):
+                    self._remove_orphan(Path(entry.path))
+            elif len(name) == NAME_LENGTH and lane_id not in self.lanes:
+                self._attach(Path(entry.path), lane_id)
+
+    def _attach(self, path: Path, lane_id: int) -> None:
+        try:
+            reader = LaneReader.attach(str(path))
+        except FileNotFoundError:
+            return
+        except SegmentError as exc:
+            self._put_aside(path, str(exc))
+            return
+        except OSError as exc:
+            # Out of descriptors or memory: the lane is fine and is tried again at the next scan.
+            if self._throttle.allows("attach"):
+                logger.error("lane %s cannot be mapped now: %s", path.name, exc.strerror)
+            return
+        if reader.lane_id != lane_id:
+            reader.close()
+            self._put_aside(path, "its name and its header disagree")
+            return
+        lane = Lane(path, reader, self._metrics)
+        try:
+            for start, end in self._spooled.get(lane_id, ()):
+                if end > reader.tail:
+                    reader.mark_done(max(start, reader.tail), end)
+        except ValueError:
+            reader.close()
+            self._put_aside(path, "its head lies before what was read of it")
+            return
+        self.lanes[lane_id] = lane
+        logger.debug("lane %016x attached", lane_id)
+
+    def quarantine(self, lane: Lane, reason: str) -> None:
+        """Stop reading a lane that cannot be right."""
+        self.lanes.pop(lane.id, None)
+        lane.leave()
+        self._put_aside(lane.path, reason)
+
+    def _put_aside(self, path: Path, reason: str) -> None:
+        aside = path.with_name(f"{path.name}.{time.time_ns()}.bad")
+        with contextlib.suppress(OSError):
+            os.rename(path, aside)
+        self._metrics.add(ControlCounter.QUARANTINED_LANES)
+        logger.error("lane %s is put aside as %s: %s", path.name, aside.name, reason)
+        # Each takes shared memory that the living need.
+        for old in sorted(self._folder.glob(f"{PREFIX}*.bad"), key=_time_put_aside)[:-BAD_KEPT]:
+            _remove(old)
+
+    def _remove_orphan(self, path: Path) -> None:
+        """A lane that its producer did not live to complete."""
+        lane_id = _lane_id(path.name[: -len(".tmp")])
+        if _age(path) > ORPHAN_SECONDS and (lane_id is None or not self._users.is_held(lane_id)):
+            _remove(path)
+
+    def _remove_orphan_event(self, path: Path) -> None:
+        """A large event whose lane is gone: its producer died before it published the record that names it."""
+        lane_id = _lane_id(PREFIX + path.name[len(EVENT_PREFIX) :][:16])
+        if lane_id is None or lane_id in self.lanes or _age(path) <= ORPHAN_SECONDS:
+            return
+        if not self._users.is_held(lane_id) and not os.path.lexists(self._folder / f"{PREFIX}{lane_id:016x}"):
+            _remove(path)
+
+    def is_turn_of(self, lane: Lane) -> bool:
+        """Whether all that its producer had written before, into a lane it outgrew, has been read."""
+        if lane.predecessor:
+            before = self.lanes.get(lane.predecessor)
+            if before is None:
+                # Not mapped for want of descriptors, say; what is retired or put aside has no such file.
+                if (self._folder / f"{PREFIX}{lane.predecessor:016x}").exists():
+                    return False
+            elif before.has_unread():
+                return False
+            lane.predecessor = 0
+        return True
+
+    def is_alive(self, lane_id: int) -> bool:
+        """Whether the producer of a lane lives."""
+        return self._users.is_held(lane_id)
+
+    def owners(self) -> set[int]:
+        """Owners that have a lane here."""
+        return {lane.owner for lane in self.lanes.values()}
+
+    def retire(self) -> None:
+        """Remove the lanes of producers that are gone and whose events have all been settled."""
+        for lane in list(self.lanes.values()):
+            # The lock first: once it is free, the head moves no more.
+            if not lane.is_settled or self._users.is_held(lane.id):
+                continue
+            try:
+                if lane.head() != lane.read_to:
+                    continue
+            except SegmentError:
+                continue
+            lane.advance()
+            counters, accepted = lane.reader.counters(), lane.reader.passed
+            del self.lanes[lane.id]
+            lane.leave()
+            reach("retire: before")
+            self._metrics.retire_lane(counters, self._folder, lane.id, accepted)
+            reach("retire: after")
+            logger.debug("lane %016x retired", lane.id)
+
+    def close(self) -> None:
+        """Unmap all lanes."""
+        for lane in self.lanes.values():
+            lane.leave()
+        self.lanes.clear()
+
+
+def _lane_id(name: str) -> int | None:
+    digits = name[len(PREFIX) :]
+    if len(digits) != 16:
+        return None
+    try:
+        return int(digits, 16)
+    except ValueError:
+        return None
+
+
+def _time_put_aside(path: Path) -> str:
+    return path.name.split(".")[-2].rjust(20)
+
+
+def _age(path: Path) -> float:
+    """Seconds since it was written; 0 when it is gone."""
+    try:
+        return time.time() - os.lstat(path).st_mtime
+    except OSError:
+        return 0.0
+
+
+def _remove(path: Path) -> None:
+    """Have a file gone. What cannot be removed, a folder in its place, is left to whoever put it there."""
+    with contextlib.suppress(OSError):
+        path.unlink()

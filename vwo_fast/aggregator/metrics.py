@@ -1,0 +1,173 @@
+"""Counters in the control file, as the aggregator writes them, and the messages about what they count."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vwo_fast._lane import Control
+from vwo_fast.aggregator.failpoint import reach
+from vwo_fast.aggregator.journal import Entry, Journal, Proof, remove_lane
+from vwo_fast.counters import ControlCounter, LaneCounter, Reason
+
+if TYPE_CHECKING:
+    from vwo_fast.aggregator.lanes import Segment
+    from vwo_fast.aggregator.sealed import Sealed
+
+__all__ = ["Metrics", "Throttle"]
+
+LOG_INTERVAL_SECONDS = 60.0
+LANE_REASONS = range(1, 16)
+
+
+class Metrics:
+    """Totals and gauges. Every event that is lost goes through :meth:`dropped`, with its reason."""
+
+    def __init__(self, control: Control, journal: Journal | None = None) -> None:
+        """Without a journal a kill may leave totals short."""
+        self._control = control
+        self._journal = journal
+        self._gauges: dict[ControlCounter, int] = {}
+
+    def start(self) -> None:
+        """Begin a new life: gauges are set anew, and what the last one left by halves is closed."""
+        unanswered = self._control.counter(ControlCounter.UNANSWERED_EVENTS)
+        if unanswered:
+            with self.entry(
+                {ControlCounter.UNKNOWN_OUTCOME_EVENTS: unanswered, ControlCounter.UNANSWERED_EVENTS: -unanswered}
+            ):
+                pass
+        for counter in ControlCounter:
+            if counter < ControlCounter.DELIVERED:
+                self._control.set(counter, 0)
+        if self._control.counter(ControlCounter.RETIRE_SEQUENCE) % 2:
+            self._control.add(ControlCounter.RETIRE_SEQUENCE, 1)
+
+    def add(self, counter: ControlCounter, amount: int = 1) -> None:
+        """Add to a total."""
+        self._control.add(counter, amount)
+
+    @contextmanager
+    def entry(
+        self,
+        add: Mapping[int, int],
+        *,
+        segments: Iterable[Segment] = (),
+        forget: Sealed | None = None,
+        lane: int | None = None,
+        proof: Proof | None = None,
+    ) -> Iterator[None]:
+        """Add to totals together with what the body does: both happen, also when this process is killed in between.
+
+        ``segments``: lane records that the body releases; what they lost is counted with it.  ``forget``: a batch
+        that the body takes out of the spool.  ``lane``: a lane whose file it removes.  ``proof``: what the body
+        puts into the spool; without it nothing of this has happened.  When the body raises, nothing is counted.
+        """
+        segments = tuple(segments)
+        amounts = Counter(add)
+        for segment in segments:
+            amounts[ControlCounter.BY_REASON + Reason.NOT_TRANSCODABLE] += segment.untranscodable
+            amounts[ControlCounter.BY_REASON + Reason.DAMAGED] += segment.damaged
+        totals = {
+            int(index): max(0, self._control.counter(index) + amount) for index, amount in amounts.items() if amount
+        }
+        if self._journal is not None and totals:
+            self._journal.write(_entry(totals, segments, forget, lane, proof))
+            reach("entry: written")
+        try:
+            yield
+            reach("entry: done, not counted")
+            for index, value in totals.items():
+                self._control.set(index, value)
+                reach("entry: counted in part")
+        finally:
+            if self._journal is not None and totals:
+                reach("entry: counted, not cleared")
+                self._journal.clear()
+
+    def letters_left(self, events: int, reason: Reason | None) -> None:
+        """Dead letters are dropped for a reason; None: they are to be sent again."""
+        # Those of a folder that is gone were never counted in this one.
+        counted = min(events, self._control.counter(ControlCounter.DEAD))
+        add: dict[int, int] = {ControlCounter.DEAD: -counted}
+        if reason is not None:
+            add[ControlCounter.BY_REASON + reason] = counted
+        with self.entry(add):
+            pass
+
+    def dropped(self, reason: Reason, events: int) -> None:
+        """Events that were accepted are lost."""
+        if events:
+            self._control.add(ControlCounter.BY_REASON + reason, events)
+
+    def gauge(self, counter: ControlCounter, value: int) -> None:
+        """Set a gauge; unchanged ones are not written, so that readers keep the cache line."""
+        if self._gauges.get(counter) != value:
+            self._gauges[counter] = value
+            self._control.set(counter, value)
+
+    def retire_lane(self, counters: list[int], folder: Path, lane: int, accepted: int | None) -> None:
+        """Take over the counters of a lane while its file goes away, so that sums over both stay right.
+
+        ``accepted``: how many records the lane has held, None when that is not known.  It is asked first, because a
+        producer that was killed between the publication of its last record and the count of it has counted one less.
+        """
+        control = self._control
+        add: dict[int, int] = {
+            ControlCounter.RETIRED_ACCEPTED: counters[LaneCounter.ACCEPTED] if accepted is None else accepted,
+            ControlCounter.RETIRED_ACCEPTED_BYTES: counters[LaneCounter.ACCEPTED_BYTES],
+            ControlCounter.LANES_RETIRED: 1,
+        }
+        for reason in LANE_REASONS:
+            add[ControlCounter.BY_REASON + reason] = counters[reason]
+        control.add(ControlCounter.RETIRE_SEQUENCE, 1)
+        try:
+            with self.entry(add, lane=lane):
+                remove_lane(folder, lane)
+        finally:
+            control.add(ControlCounter.RETIRE_SEQUENCE, 1)
+
+
+def _entry(
+    totals: dict[int, int],
+    segments: tuple[Segment, ...],
+    forget: Sealed | None,
+    lane: int | None,
+    proof: Proof | None,
+) -> Entry:
+    done: list[tuple[int, int, int]] = []
+    # What is in the spool names its lane records itself.
+    for segment in segments if proof is None else ():
+        if done and done[-1][0] == segment.lane.id and done[-1][2] == segment.start:
+            done[-1] = (segment.lane.id, done[-1][1], segment.end)
+        else:
+            done.append((segment.lane.id, segment.start, segment.end))
+    row = open_id = None
+    if forget is not None:
+        row = None if forget.row is None else (forget.row, forget.id)
+        open_id = forget.open_id
+    return Entry(totals=totals, done=tuple(done), row=row, open_id=open_id, lane=lane, proof=proof)
+
+
+class Throttle:
+    """Lets one message per subject and interval through."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, interval: float = LOG_INTERVAL_SECONDS) -> None:
+        self._clock = clock
+        self._interval = interval
+        self._last: dict[object, float] = {}
+
+    def allows(self, subject: object) -> bool:
+        """Whether to log now; then not again for the interval."""
+        now = self._clock()
+        last = self._last.get(subject)
+        if last is not None and now - last < self._interval:
+            return False
+        if len(self._last) > 1000:
+            self._last.clear()
+        self._last[subject] = now
+        return True

@@ -1,0 +1,65 @@
+"""The routes that records name by key: read from the queue's folder, or known from the spool."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from vwo_fast._lane import Control
+from vwo_fast.aggregator.metrics import Throttle
+from vwo_fast.paths import read_private
+from vwo_fast.route import Route, route_key
+
+__all__ = ["Routes"]
+
+logger = logging.getLogger(__name__)
+
+ROUTE_BYTES_MAX = 1 << 16
+
+
+class Routes:
+    """Routes by key. A route never changes: its key is the hash of its content."""
+
+    def __init__(self, folder: Path, control: Control) -> None:
+        self._folder = folder
+        self._control = control
+        self._known: dict[int, Route] = {}
+        self._unknown: dict[int, int] = {}
+        self._throttle = Throttle()
+
+    def get(self, key: int) -> Route | None:
+        """The route, or None when there is no file that proves to be it.
+
+        Raises OSError when that cannot be told now (no descriptor free, say).
+        """
+        route = self._known.get(key)
+        if route is None and self._unknown.get(key) != self._control.generation:
+            route = self._read(key)
+            if route is None:
+                # A producer writes the file before its first record, so only a new generation can bring it.
+                self._unknown[key] = self._control.generation
+        return route
+
+    def add(self, key: int, encoded: bytes) -> Route | None:
+        """Learn a route from its canonical bytes; None when they are not it."""
+        if route_key(encoded) != key:
+            return None
+        try:
+            route = Route.decode(encoded)
+        except ValueError:
+            return None
+        self._known[key] = route
+        return route
+
+    def _read(self, key: int) -> Route | None:
+        path = self._folder / f"route-{key:016x}"
+        try:
+            encoded = read_private(path, ROUTE_BYTES_MAX)
+        except FileNotFoundError:
+            if self._throttle.allows(key):
+                logger.error("records of an unknown route are dropped: there is no %s", path.name)
+            return None
+        route = self.add(key, encoded)
+        if route is None and self._throttle.allows(key):
+            logger.error("records of an unknown route are dropped: %s is not the route it is named after", path.name)
+        return route

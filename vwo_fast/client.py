@@ -1,0 +1,237 @@
+"""Talking to the aggregator over ZeroMQ: doorbell, questions, and finding it alive.
+
+A context belongs to the process that made it: after a fork the child makes its
+own and leaves the parent's alone, because a message sent on an inherited socket
+is accepted and lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from vwo_fast import launch
+from vwo_fast.errors import QueueError
+from vwo_fast.locks import AGGREGATOR_LOCK, lock_file
+
+# ZeroMQ is imported when a queue is made, not with the package: it is a third of all that a worker imports.
+if TYPE_CHECKING:
+    import zmq
+
+__all__ = ["Doorbell", "Link", "flush", "socket_for"]
+
+logger = logging.getLogger(__name__)
+
+ENDPOINT = "ctl"
+POLL_SECONDS = 0.05
+ANSWER_BYTES_MAX = 1 << 20
+DESCRIPTORS_NEEDED = 16
+"""More than a context and a socket of ZeroMQ take together."""
+
+_context: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
+_question_numbers = itertools.count(1)
+
+
+def socket_for(folder: Path, *, answer_bytes_max: int = ANSWER_BYTES_MAX) -> zmq.Socket[bytes]:
+    """A new DEALER of this process, connected to the aggregator's endpoint in ``folder``.
+
+    Raises QueueError when this process has too few descriptors left.
+    """
+    import zmq
+
+    global _context
+    _check_descriptors()
+    if _context is None or _context[0] != os.getpid():
+        _context = (os.getpid(), zmq.Context(io_threads=1))
+    socket = _context[1].socket(zmq.DEALER)
+    socket.linger = 0
+    socket.setsockopt(zmq.MAXMSGSIZE, answer_bytes_max)
+    socket.setsockopt(zmq.RECONNECT_IVL, 20)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+    socket.connect(f"ipc://{folder / ENDPOINT}")
+    return socket
+
+
+def _check_descriptors() -> None:
+    """ZeroMQ ends the whole process when it finds none while it makes a context or a socket, so look before."""
+    found: list[int] = []
+    try:
+        for _ in range(DESCRIPTORS_NEEDED):
+            found.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as exc:
+        raise QueueError(f"the aggregator cannot be reached: {exc.strerror}") from exc
+    finally:
+        for fd in found:
+            os.close(fd)
+
+
+class Doorbell:
+    """Wakes the aggregator. Any thread of one process may ring; it never waits."""
+
+    def __init__(self, folder: Path) -> None:
+        # Now, before the fork of a server that preloads, and not in the request that rings first.
+        import zmq  # noqa: F401
+
+        self._folder = folder
+        self._socket: zmq.Socket[bytes] | None = None
+        # Re-entrant: a signal handler that enqueues may interrupt a ring of its own thread.
+        self._lock = threading.RLock()
+
+    def ring(self) -> None:
+        """Send the empty message. A full pipe is fine: it is full of rings."""
+        import zmq
+
+        with self._lock:
+            try:
+                if self._socket is None:
+                    self._socket = socket_for(self._folder)
+                    self._socket.sndhwm = 16
+                self._socket.send(b"", zmq.NOBLOCK)
+            except zmq.Again:
+                logger.debug("doorbell not sent: pipe full")
+            except QueueError as exc:
+                # It looks at the lanes every second without being rung for.
+                logger.debug("doorbell not sent: %s", exc)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+
+class Link:
+    """The way from a process to the aggregator of one queue: is it there, start it, ask it."""
+
+    def __init__(self, folder: Path, queue: str, *, auto: bool = True, python: str | None = None) -> None:
+        self.folder = folder
+        self.queue = queue
+        self.auto = auto
+        self.python = python
+        self._launches = 0
+        self._complained = 0.0
+
+    def is_alive(self) -> bool:
+        """Whether an aggregator holds the lock of this queue."""
+        return lock_file(self.folder / AGGREGATOR_LOCK).is_held(0)
+
+    def start(self) -> None:
+        """Launch the aggregator now. Raises QueueError when nothing could be spawned."""
+        self._launches += 1
+        try:
+            launch.launch(self.folder, self.queue, python=self.python)
+        except OSError as exc:
+            raise QueueError(f"the aggregator of queue {self.queue!r} could not be started: {exc}") from exc
+
+    def ensure(self, claim: Any) -> bool:
+        """Launch the aggregator if none lives; ``claim()`` tells whether this caller may launch now.
+
+        Never raises and never waits for the start.  A consumer that stays away is logged, at
+        most once a minute.
+        """
+        if self.is_alive():
+            self._launches = 0
+            return True
+        if not self.auto:
+            self._complain("no aggregator runs for queue %r: start it with 'vwo-fast run --queue %s'")
+            return False
+        if claim():
+            if self._launches >= 2:
+                self._complain(
+                    "the aggregator of queue %r does not stay up: see aggregator.log, try 'vwo-fast run --queue %s'"
+                )
+            try:
+                self.start()
+            except QueueError as exc:
+                logger.error("%s", exc)
+        return False
+
+    def _complain(self, text: str) -> None:
+        now = time.monotonic()
+        if not self._complained or now - self._complained >= 60.0:
+            self._complained = now
+            logger.error(text, self.queue, self.queue)
+
+    def ask(self, question: dict[str, Any], timeout: float) -> dict[str, Any] | None:
+        """Send one question and wait for its answer; None after ``timeout`` seconds.
+
+        An aggregator that is gone is started again and asked again, so an answer
+        always comes from one that knows the question.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            answer = self._ask_once(question, deadline)
+            if answer is not None or time.monotonic() >= deadline:
+                return answer
+
+    def _ask_once(self, question: dict[str, Any], deadline: float) -> dict[str, Any] | None:
+        import zmq
+
+        number = next(_question_numbers)
+        if not self._wait_alive(deadline):
+            return None
+        socket = socket_for(self.folder)
+        try:
+            socket.send(msgpack.packb({**question, "id": number}), zmq.NOBLOCK)
+            while (left := deadline - time.monotonic()) > 0:
+                if _poll(socket, min(left, POLL_SECONDS)):
+                    answer = _decode(socket.recv(zmq.NOBLOCK))
+                    if answer is not None and answer.get("id") == number:
+                        # An aggregator that begins anew has forgotten the question.
+                        return None if answer.get("again") else answer
+                elif not self.is_alive():
+                    return None
+        finally:
+            socket.close()
+        return None
+
+    def _wait_alive(self, deadline: float) -> bool:
+        last = 0.0
+        while not self.is_alive():
+            now = time.monotonic()
+            if now >= deadline:
+                return False
+            if self.auto and (not last or now - last >= launch.LAUNCH_INTERVAL_NS / 1e9):
+                last = now
+                self.start()
+            time.sleep(0.005)
+        return True
+
+
+def flush(link: Link, timeout: float, owner: int = 0) -> dict[str, Any] | None:
+    """Ask for the barrier: everything accepted so far, by any process, is sent and answered.
+
+    Returns the aggregator's answer (``ok``, ``delivered``, ``failed``, ``reports``), or None after ``timeout`` seconds.
+    """
+    return link.ask({"op": "flush", "owner": owner}, timeout)
+
+
+def _poll(socket: zmq.Socket[bytes], seconds: float) -> bool:
+    if _is_cooperative():
+        # gevent has replaced sleep; a wait inside ZeroMQ would stop every greenlet of the worker.
+        if socket.poll(0):
+            return True
+        time.sleep(min(seconds, 0.005))
+        return False
+    return bool(socket.poll(int(seconds * 1000) or 1))
+
+
+def _is_cooperative() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("time"))
+
+
+def _decode(data: bytes) -> dict[str, Any] | None:
+    try:
+        value = msgpack.unpackb(data)
+    except Exception:
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,118 @@
+"""Calling ``flush_callback``: one daemon thread in the process that registered it.
+
+The thread only listens.  What VWO answered has been decided, counted and released
+by the aggregator before a report is sent, so a callback that is slow, raises or
+never returns can neither delay nor repeat a delivery.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from vwo_fast._lane import Control
+from vwo_fast.client import socket_for
+from vwo_fast.counters import ControlCounter
+from vwo_fast.errors import DeliveryError, QueueError
+
+if TYPE_CHECKING:
+    import zmq
+
+__all__ = ["FlushCallback", "ReportListener"]
+
+logger = logging.getLogger(__name__)
+
+FlushCallback = Callable[[DeliveryError | None, list[dict[str, Any]]], object]
+
+POLL_MS = 250
+CONNECT_RETRY_SECONDS = 1.0
+REPORT_BYTES_MAX = 64 << 20
+
+
+class ReportListener:
+    """Registers for the reports of one owner and hands each to the callback."""
+
+    def __init__(self, folder: Path, control: Control, owner: int, callback: FlushCallback) -> None:
+        self._folder = folder
+        self._control = control
+        self._owner = owner
+        self._callback = callback
+        self._stop = threading.Event()
+        self._done = threading.Condition()
+        self._handled = 0
+        self._thread = threading.Thread(target=self._run, name="vwo_fast-flush_callback", daemon=True)
+        self._thread.start()
+
+    def wait(self, reports: int, timeout: float) -> None:
+        """Wait until this many reports have been handed to the callback, at most ``timeout`` seconds."""
+        if threading.current_thread() is self._thread:
+            return
+        with self._done:
+            self._done.wait_for(lambda: self._handled >= reports, timeout)
+
+    def stop(self) -> None:
+        """End the thread; it is not waited for, as a callback may take long."""
+        self._stop.set()
+
+    def _connect(self) -> zmq.Socket[bytes] | None:
+        """A socket to the aggregator, as soon as there are descriptors for one; None once this listener is stopped."""
+        while not self._stop.is_set():
+            try:
+                return socket_for(self._folder, answer_bytes_max=REPORT_BYTES_MAX)
+            except QueueError:
+                self._stop.wait(CONNECT_RETRY_SECONDS)
+        return None
+
+    def _run(self) -> None:
+        import zmq
+
+        socket = self._connect()
+        if socket is None:
+            return
+        registered = -1
+        try:
+            while not self._stop.is_set():
+                # An aggregator that started anew knows no listeners.
+                starts = self._control.counter(ControlCounter.STARTS)
+                if starts != registered:
+                    registered = starts
+                    socket.send(msgpack.packb({"op": "reports", "id": 0, "owner": self._owner}), zmq.NOBLOCK)
+                if socket.poll(POLL_MS):
+                    self._handle(socket.recv(zmq.NOBLOCK))
+        except zmq.ZMQError as exc:
+            logger.error("flush_callback of %s is no longer called: %s", self._folder.name, exc)
+        finally:
+            socket.close()
+
+    def _handle(self, data: bytes) -> None:
+        try:
+            report = msgpack.unpackb(data, strict_map_key=False)
+            if "report" not in report:
+                return
+            events = [json.loads(event) for event in report["events"]]
+            error = None
+            if report["outcome"] != "delivered":
+                error = DeliveryError(
+                    report["message"],
+                    status=report["status"],
+                    attempts=report["attempts"],
+                    outcome=report["outcome"],
+                )
+        except Exception:
+            logger.exception("a delivery report could not be read")
+            return
+        try:
+            self._callback(error, events)
+        except BaseException:
+            # SystemExit too: it would end this thread, and no later report would be told.
+            logger.exception("flush_callback raised; the batch stays as it was settled")
+        finally:
+            with self._done:
+                self._handled += 1
+                self._done.notify_all()
