@@ -47,7 +47,6 @@ class ControlCounter(IntEnum):
 
     GAUGE_OPEN_EVENTS = 0
     GAUGE_SEALED_EVENTS = 1
-    GAUGE_IN_FLIGHT_EVENTS = 2
     GAUGE_IN_FLIGHT_REQUESTS = 3
     GAUGE_SPOOLED_EVENTS = 4
     GAUGE_SPOOLED_BATCHES = 5
@@ -91,5 +90,8 @@ class ControlCounter(IntEnum):
 
     SALVAGED = 56
     """Events that were read out of damaged spools."""
+
+    TOTALS_SEQUENCE = 57
+    """Odd while totals that belong together are being changed: a reader reads them again."""
 
     BY_REASON = 64

@@ -7,6 +7,7 @@ between the lanes and the aggregator.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from vwo_fast.locks import AGGREGATOR_LOCK, lock_file
 __all__ = ["Stats", "read_stats"]
 
 FIRST_DROP_REASON = 16
-READ_ATTEMPTS = 20
+READ_ATTEMPTS = 50
+READ_RETRY_SECONDS = 0.0005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +77,14 @@ def read_stats(folder: Path) -> Stats:
 
 
 def _read(folder: Path, control: Control) -> Stats:
-    for _ in range(READ_ATTEMPTS):
-        before = control.counter(ControlCounter.RETIRE_SEQUENCE)
+    for attempt in range(READ_ATTEMPTS):
+        if attempt:
+            time.sleep(READ_RETRY_SECONDS)
+        totals = _totals(control)
+        # After the totals: an event that was delivered by then had been accepted.
         lanes = _lane_counters(folder)
-        totals = control.counters()
-        if before % 2 == 0 and before == totals[ControlCounter.RETIRE_SEQUENCE]:
+        retired = totals[ControlCounter.RETIRE_SEQUENCE]
+        if retired % 2 == 0 and retired == control.counter(ControlCounter.RETIRE_SEQUENCE):
             break
     accepted = totals[ControlCounter.RETIRED_ACCEPTED] + sum(lane[LaneCounter.ACCEPTED] for lane in lanes)
     refused: dict[str, int] = {}
@@ -92,7 +97,7 @@ def _read(folder: Path, control: Control) -> Stats:
             (refused if reason < FIRST_DROP_REASON else dropped)[reason.name.lower()] = amount
     alive = lock_file(folder / AGGREGATOR_LOCK).is_held(0)
     settled = totals[ControlCounter.DELIVERED] + totals[ControlCounter.DEAD] + sum(dropped.values())
-    in_flight = totals[ControlCounter.GAUGE_IN_FLIGHT_EVENTS] if alive else 0
+    in_flight = totals[ControlCounter.UNANSWERED_EVENTS] if alive else 0
     spooled = totals[ControlCounter.GAUGE_SPOOLED_EVENTS]
     return Stats(
         aggregator_pid=(control.aggregator_pid or None) if alive else None,
@@ -112,6 +117,17 @@ def _read(folder: Path, control: Control) -> Stats:
         unknown_outcome=totals[ControlCounter.UNKNOWN_OUTCOME_EVENTS]
         + (0 if alive else totals[ControlCounter.UNANSWERED_EVENTS]),
     )
+
+
+def _totals(control: Control) -> list[int]:
+    """All counters of the control file as they were at one moment."""
+    for _ in range(READ_ATTEMPTS):
+        before = control.counter(ControlCounter.TOTALS_SEQUENCE)
+        totals = control.counters()
+        if before % 2 == 0 and before == control.counter(ControlCounter.TOTALS_SEQUENCE):
+            break
+        time.sleep(READ_RETRY_SECONDS)
+    return totals
 
 
 def _lane_counters(folder: Path) -> list[list[int]]:

@@ -287,7 +287,7 @@ def test_gauges_show_each_event_in_one_place(rooms: Rooms) -> None:
     accept(rooms, sealed(6, events=5))
     rooms.shipper.set_gauges()
     counter = rooms.control.counter
-    assert counter(ControlCounter.GAUGE_IN_FLIGHT_EVENTS) == 12
+    assert counter(ControlCounter.UNANSWERED_EVENTS) == 12
     assert counter(ControlCounter.GAUGE_SPOOLED_EVENTS) == 6
     assert counter(ControlCounter.GAUGE_SEALED_EVENTS) == 5
     assert counter(ControlCounter.GAUGE_SPOOLED_BATCHES) == 6

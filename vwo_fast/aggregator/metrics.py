@@ -44,8 +44,9 @@ class Metrics:
         for counter in ControlCounter:
             if counter < ControlCounter.DELIVERED:
                 self._control.set(counter, 0)
-        if self._control.counter(ControlCounter.RETIRE_SEQUENCE) % 2:
-            self._control.add(ControlCounter.RETIRE_SEQUENCE, 1)
+        for sequence in (ControlCounter.RETIRE_SEQUENCE, ControlCounter.TOTALS_SEQUENCE):
+            if self._control.counter(sequence) % 2:
+                self._control.add(sequence, 1)
 
     def add(self, counter: ControlCounter, amount: int = 1) -> None:
         """Add to a total."""
@@ -81,13 +82,31 @@ class Metrics:
         try:
             yield
             reach("entry: done, not counted")
-            for index, value in totals.items():
-                self._control.set(index, value)
-                reach("entry: counted in part")
+            with self._changing():
+                for index, value in totals.items():
+                    self._control.set(index, value)
+                    reach("entry: counted in part")
         finally:
             if self._journal is not None and totals:
                 reach("entry: counted, not cleared")
                 self._journal.clear()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keep readers from adding up totals of which some have changed and others have not yet."""
+        self._control.add(ControlCounter.TOTALS_SEQUENCE, 1)
+        try:
+            yield
+        finally:
+            self._control.add(ControlCounter.TOTALS_SEQUENCE, 1)
+
+    def handed_out(self, events: int, spooled: int) -> None:
+        """Events are in a request from now on, so many of them no longer in the spool alone."""
+        with self._changing():
+            self._control.add(ControlCounter.UNANSWERED_EVENTS, events)
+            if spooled:
+                shown = self._control.counter(ControlCounter.GAUGE_SPOOLED_EVENTS)
+                self.gauge(ControlCounter.GAUGE_SPOOLED_EVENTS, max(0, shown - spooled))
 
     def letters_left(self, events: int, reason: Reason | None) -> None:
         """Dead letters are dropped for a reason; None: they are to be sent again."""

@@ -198,7 +198,7 @@ class Shipper:
         self._flights.add(flight)
         reach("post: before the note")
         # Noted first: should this process die, nobody will know whether the request arrived.
-        self._metrics.add(ControlCounter.UNANSWERED_EVENTS, sealed.events)
+        self._metrics.handed_out(sealed.events, self._spool.events_held(sealed))
         reach("post: noted")
         self._senders.submit(flight, self._request(line.route, sealed))
         reach("post: handed out")
@@ -536,14 +536,12 @@ class Shipper:
     def set_gauges(self) -> None:
         """Show what is where."""
         flying = [flight.sealed for flight in self._flights]
-        in_flight = sum(sealed.events for sealed in flying)
         flying_fresh = sum(sealed.events for sealed in flying if sealed.row is None)
         totals = self._spool.totals
         flying_spooled = sum(self._spool.events_held(sealed) for sealed in flying)
         fresh = sum(sealed.events for line in self.lines.values() for sealed in line.fresh())
         gauge = self._metrics.gauge
         gauge(ControlCounter.GAUGE_SEALED_EVENTS, fresh - flying_fresh)
-        gauge(ControlCounter.GAUGE_IN_FLIGHT_EVENTS, in_flight)
         gauge(ControlCounter.GAUGE_IN_FLIGHT_REQUESTS, len(flying))
         gauge(ControlCounter.GAUGE_SPOOLED_EVENTS, totals.events + totals.fragment_events - flying_spooled)
         gauge(ControlCounter.GAUGE_SPOOLED_BATCHES, totals.batches)
