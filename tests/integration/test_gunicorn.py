@@ -39,7 +39,7 @@ def test_all_arrives_once(worker_class: str, preload: bool, tmp_path: Path) -> N
     """Each worker class, with the queue opened before or after the fork: what was answered arrives once."""
     options = [f"--worker-class={worker_class}", *CLASSES[worker_class], *(["--preload"] if preload else [])]
     with engine() as made, gunicorn(made, tmp_path / "log", *options) as server:
-        server.visit_several_workers(VISITS)
+        server.visit_workers(VISITS)
         server.stop()
         assert server.unanswered == set()
         assert_exactly_once(made, server.made)
@@ -50,7 +50,7 @@ def test_events_before_the_fork_are_sent_once(worker_class: str, tmp_path: Path)
     """The master's own impressions, made while it preloads, are its own: no child sends them again."""
     options = ["--preload", f"--worker-class={worker_class}", *CLASSES[worker_class]]
     with engine() as made, gunicorn(made, tmp_path / "log", *options, **EARLY_VARIABLE) as server:
-        server.visit_several_workers(VISITS)
+        server.visit_workers(VISITS)
         server.stop()
         assert server.unanswered == set()
         assert_exactly_once(made, server.made | set(EARLY))

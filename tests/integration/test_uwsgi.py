@@ -24,6 +24,7 @@ from tests.support.servers import (
 )
 
 VISITS = 200
+WORKERS = 3
 
 
 @contextlib.contextmanager
@@ -35,19 +36,27 @@ def uwsgi(made: Engine, log: Path, *options: str, **variables: str) -> Iterator[
         f"--home={binaries.parent}",
         f"--http-socket=127.0.0.1:{port}",
         "--need-app",
-        "--disable-logging",
     ]
     command += [
         "--disable-logging",
         "--master",
         "--die-on-term",
-        "--worker-reload-mercy=10",
-        "--processes=3",
+        f"--processes={WORKERS}",
         "--module=tests.support.wsgi_app:app",
         *options,
     ]
     with serve(command, port, queue_environment(made, **variables), log) as server:
         yield server
+
+
+def stop(server: Server) -> None:
+    """SIGTERM, once every worker serves.
+
+    A uWSGI worker that is told to stop between its fork and its first wait for a request forgets it, with any
+    application, and stands until uWSGI's own mercy of a minute has passed.
+    """
+    server.visit_workers(0, WORKERS)
+    server.stop()
 
 
 @pytest.mark.parametrize("lazy", [False, True], ids=["before-fork", "lazy-apps"])
@@ -56,8 +65,8 @@ def test_all_arrives_once(threads: bool, lazy: bool, tmp_path: Path) -> None:
     """With and without --enable-threads, loaded before the fork or after: what was answered arrives once."""
     options = [*(["--enable-threads"] if threads else []), *(["--lazy-apps"] if lazy else [])]
     with engine() as made, uwsgi(made, tmp_path / "log", *options) as server:
-        server.visit_several_workers(VISITS)
-        server.stop()
+        server.visit(VISITS)
+        stop(server)
         assert server.unanswered == set()
         assert_exactly_once(made, server.made)
 
@@ -68,7 +77,7 @@ def test_events_before_the_fork_are_sent_once(threads: bool, tmp_path: Path) -> 
     options = ["--enable-threads"] if threads else []
     with engine() as made, uwsgi(made, tmp_path / "log", *options, **EARLY_VARIABLE) as server:
         server.visit(VISITS)
-        server.stop()
+        stop(server)
         assert_exactly_once(made, server.made | set(EARLY))
 
 
@@ -79,7 +88,7 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
             server.visit(VISITS // 4)
             server.kill_a_worker()
         server.visit(VISITS // 4)
-        server.stop()
+        stop(server)
         assert_exactly_once(made, server.made, possible=server.unanswered)
 
 
@@ -92,7 +101,7 @@ def test_the_aggregator_holds_none_of_the_servers_files(tmp_path: Path) -> None:
         listening = _socket_inodes(server.process.pid)
         assert listening
         assert not listening & _socket_inodes(pid)
-        server.stop()
+        stop(server)
         assert_exactly_once(made, server.made)
 
 

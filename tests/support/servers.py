@@ -98,15 +98,15 @@ class Server:
         for thread in share:
             thread.join()
 
-    def visit_several_workers(self, count: int) -> None:
-        """At least ``count`` requests, and more until two workers have answered: the first may be up long before."""
+    def visit_workers(self, count: int, workers: int = 2) -> None:
+        """``count`` requests or more, until so many workers have answered; the first may be up long before."""
         self.visit(count)
 
         def is_spread() -> bool:
             self.visit(20)
-            return len(self.workers) > 1
+            return len(self.workers) >= workers
 
-        if len(self.workers) < 2:
+        if len(self.workers) < workers:
             wait_for(is_spread)
 
     def _visit(self, count: int) -> None:
