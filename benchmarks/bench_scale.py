@@ -1,4 +1,4 @@
-"""Whether an event costs the same: with 1 to 64 producers, after 10^3 to 10^7 events, from 100 B to 100 kB.
+"""Whether an event costs the same: with 1 to 64 producers, after 10^3 to 10^8 events, from 100 B to 100 kB.
 
 CPU time per event (or per byte), in the processes that enqueue and in the aggregator, since on few cores the
 time on the wall only says how long they wait for each other.  Producers go on only while little is unread, so
@@ -142,7 +142,7 @@ def series_row(what: str, found: dict[int, tuple[float, float]], unit: str, note
 def main() -> int:
     parser = options(__doc__, rounds=1)
     parser.add_argument("--producers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--events", type=int, nargs="+", default=[10**3, 10**4, 10**5, 10**6, 10**7])
+    parser.add_argument("--events", type=int, nargs="+", default=[10**3, 10**4, 10**5, 10**6, 10**7, 10**8])
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000, 100_000])
     parser.add_argument("--total", type=int, default=640_000, help="events of all producers together")
     given = parser.parse_args()
