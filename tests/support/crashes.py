@@ -164,6 +164,9 @@ def run_scenario(
     first = start(0)
     for n in range(30):
         account.offer(lambda n: small.enqueue(impression(n)), n)
+        if n % 6 == 5:
+            # Seals what is open: small batches, which the next life sends together.
+            queue.flush(0.05)
     account.poisoned.add(30)
     account.offer(lambda n: small.enqueue(impression(n, visitor_ua=POISON)), 30)
     account.offer(lambda n: small.enqueue_request("POST", "/events/t", [], {}, {"n": n}), 31)

@@ -49,10 +49,10 @@ class Senders:
         self.sent.append((token, request))
 
     def reply(self, index: int = 0, **reply: Any) -> Sealed:
-        """Answer one of the requests on their way. Gives back its batch."""
+        """Answer one of the requests on their way. Gives back the first of its batches."""
         flight, _ = self.sent.pop(index)
         self._replies.append((flight, Reply(**reply)))
-        return flight.sealed
+        return flight.batches[0]
 
     def results(self) -> list[tuple[Flight, Reply]]:
         found, self._replies = self._replies, []

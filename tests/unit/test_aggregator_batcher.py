@@ -295,7 +295,7 @@ def test_an_open_batch_moves_to_the_spool_in_parts(tmp_path: Path) -> None:
     (batch,) = bench.sink.taken
     assert rooms.spool.events_held(batch) == rooms.spool.totals.fragment_events
     settle(batch)
-    rooms.spool.remove(batch)
+    rooms.spool.remove([batch])
     assert rooms.spool.totals.fragment_events == 0
     rooms.close()
 

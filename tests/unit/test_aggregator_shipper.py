@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.rooms import ROUTE, Rooms, sealed
 from vwo_fast.aggregator.sealed import Sealed
+from vwo_fast.aggregator.window import LOADED_BATCHES_MAX
 from vwo_fast.counters import ControlCounter
 from vwo_fast.route import Route
 
@@ -29,7 +30,12 @@ def accept(rooms: Rooms, *batches: Sealed, route: Route = ROUTE) -> None:
 
 
 def flying(rooms: Rooms) -> list[int]:
-    return [flight.sealed.ordinal for flight, _ in rooms.senders.sent]
+    return [flight.batches[0].ordinal for flight, _ in rooms.senders.sent]
+
+
+def carried(rooms: Rooms) -> list[list[int]]:
+    """The batches of each request on its way."""
+    return [[batch.ordinal for batch in flight.batches] for flight, _ in rooms.senders.sent]
 
 
 def answer(rooms: Rooms, index: int = 0, **reply: object) -> Sealed:
@@ -171,7 +177,7 @@ def test_an_event_refused_alone_is_a_dead_letter(rooms: Rooms) -> None:
 
 def test_what_fails_again_and_again_goes_to_the_spool(rooms: Rooms) -> None:
     """After three failures all that waits is on disk, oldest first, and only a window of it stays in memory."""
-    accept(rooms, *(sealed(n) for n in range(100)))
+    accept(rooms, *(sealed(n) for n in range(1100)))
     for _ in range(3):
         rooms.shipper.dispatch()
         while rooms.senders.sent:
@@ -179,34 +185,32 @@ def test_what_fails_again_and_again_goes_to_the_spool(rooms: Rooms) -> None:
         rooms.shipper.spill_failing()
         rooms.clock.now += 20
     assert rooms.shipper.fresh_batches == 0
-    assert rooms.spool.totals.batches == 100
+    assert rooms.spool.totals.batches == 1100
     line = rooms.shipper.lines[ROUTE.key]
-    assert (line.loaded + line.unloaded, line.loaded) == (100, 32)
+    assert (line.loaded + line.unloaded, line.loaded) == (1100, LOADED_BATCHES_MAX)
     sent: list[int] = []
     while not rooms.shipper.is_empty:
         rooms.clock.now += 20
         rooms.shipper.dispatch()
         while rooms.senders.sent:
-            sent.append(answer(rooms, status=200).ordinal)
-    assert sorted(sent) == list(range(100))
+            sent += [batch.ordinal for batch in rooms.senders.sent[0][0].batches]
+            answer(rooms, status=200)
+    assert sorted(sent) == list(range(1100))
     assert all(abs(place - n) < 8 for place, n in enumerate(sent))
     assert rooms.spool.totals.batches == 0
 
 
-def test_fresh_batches_wait_for_the_spool(rooms: Rooms) -> None:
-    """While older batches of the route are only on disk, a fresh one is not sent, spilled or not."""
+def test_fresh_batches_wait_for_what_is_in_memory(rooms: Rooms) -> None:
+    """Older batches of its visitors are in the spool and in memory: a fresh one goes after all of them."""
     accept(rooms, *(sealed(n, visitors=["A"]) for n in range(60)))
     rooms.shipper.spill_all()
     accept(rooms, sealed(60, visitors=["Z"]), sealed(61, visitors=["A"]))
     sent: list[int] = []
-    spilled_midway = False
     while not rooms.shipper.is_empty:
         rooms.shipper.dispatch()
         assert len(flying(rooms)) <= 2
-        sent.append(answer(rooms, status=200).ordinal)
-        if len(sent) == 10 and not spilled_midway:
-            rooms.shipper.spill_all()
-            spilled_midway = True
+        sent += carried(rooms)[0]
+        answer(rooms, status=200)
     assert [n for n in sent if n != 60] == [n for n in range(62) if n != 60]
     assert sorted(sent) == list(range(62))
 
@@ -235,8 +239,9 @@ def test_a_restart_goes_on_with_the_spool(rooms: Rooms) -> None:
     assert not again.is_empty
     assert again.first_ordinal() == 0
     again.dispatch()
-    assert [flight.sealed.attempts for flight, _ in rooms.senders.sent] == [2, 2, 2]
-    assert {flight.sealed.last_error for flight, _ in rooms.senders.sent} == {"VWO answered with status 503"}
+    batches = [sealed for flight, _ in rooms.senders.sent for sealed in flight.batches]
+    assert [sealed.attempts for sealed in batches] == [2, 2, 2]
+    assert {sealed.last_error for sealed in batches} == {"VWO answered with status 503"}
 
 
 def test_a_full_spool_takes_no_more(tmp_path: Path) -> None:
@@ -264,7 +269,7 @@ def test_requests_are_what_the_route_says(rooms: Rooms) -> None:
     assert request.params[:2] == (("a", "3"), ("sdk", "vwo-python-sdk"))
     assert request.headers["Authorization"] == "secret"
     assert "secret" not in repr(request)
-    assert json.loads(flight.sealed.body)["ev"]
+    assert json.loads(flight.batches[0].body)["ev"]
 
 
 def test_a_flush_tries_now(rooms: Rooms) -> None:

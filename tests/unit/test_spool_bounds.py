@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.rooms import ROUTE, Rooms, sealed
+from vwo_fast.aggregator.line import BEFORE_ALL
 from vwo_fast.aggregator.sealed import Sealed
 from vwo_fast.aggregator.spool import Spool
 from vwo_fast.aggregator.spool_clock import SpoolClock
@@ -77,12 +78,14 @@ def test_the_oldest_give_way(make: Make, caplog: pytest.LogCaptureFixture) -> No
     line = rooms.shipper.lines[ROUTE.key]
     assert line.loaded + line.unloaded == kept
     rooms.shipper.dispatch()
-    assert [flight.sealed.id for flight, _ in rooms.senders.sent] == [b.id for b in batches[-kept:]][:4]
+    assert [sealed.id for flight, _ in rooms.senders.sent for sealed in flight.batches] == [
+        batch.id for batch in batches[-kept:]
+    ]
 
 
 def test_what_is_on_its_way_is_not_dropped(make: Make) -> None:
     """The oldest batches are in flight: those behind them go instead."""
-    rooms = make(spool_max_bytes=65536, on_full="drop_oldest", in_flight_max=2)
+    rooms = make(spool_max_bytes=65536, on_full="drop_oldest", in_flight_max=2, events_per_request=2)
     first = fill(rooms, 0, 5)
     rooms.shipper.dispatch()
     fill(rooms, 5, 12)
@@ -181,23 +184,21 @@ def test_dead_letters_come_back_as_the_oldest(make: Make, tmp_path: Path) -> Non
     assert (rooms.spool.totals.batches, rooms.spool.totals.dead_events) == (5, 1)
     assert rooms.control.counter(ControlCounter.DEAD) == 1
     rooms.shipper.dispatch()
-    sent = [flight.sealed for flight, _ in rooms.senders.sent]
-    assert [batch.id for batch in sent] == [batches[n].id for n in (0, 2, 3, 4)]
-    assert [batch.body for batch in sent] == [batches[n].body for n in (0, 2, 3, 4)]
+    sent = [sealed for flight, _ in rooms.senders.sent for sealed in flight.batches]
+    assert [batch.id for batch in sent] == [batches[n].id for n in (0, 2, 3, 4, 5)]
+    assert [batch.body for batch in sent] == [batches[n].body for n in (0, 2, 3, 4, 5)]
     assert sent[0].owners() == set()
     assert sent[0].ordinal < sent[1].ordinal < 0
     again = Spool(tmp_path / "spool.sqlite")
     assert again.last_ordinal() == 5
-    found, _ = again.load(
-        ROUTE.key, line.__class__(1, ROUTE, line.gate, line.server).cursor, rows_max=9, bytes_max=1 << 30
-    )
+    found, _ = again.load(ROUTE.key, BEFORE_ALL, rows_max=9, bytes_max=1 << 30)
     assert [batch.id for batch in found] == [batches[n].id for n in (0, 2, 3, 4, 5)]
     again.close()
 
 
 def test_rows_that_cannot_be_deleted_are_gone_all_the_same(make: Make, tmp_path: Path) -> None:
     """A delivered batch whose row a locked file keeps is not sent again, holds back no flush, and is deleted later."""
-    rooms = make()
+    rooms = make(events_per_request=1)
     batches = [sealed(n) for n in range(3)]
     accept(rooms, *batches)
     rooms.shipper.spill_all()

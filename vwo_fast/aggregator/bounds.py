@@ -123,9 +123,9 @@ class Bounds:
                     line.missed(found.rows)
                 return bool(found.rows)
             sealed = found
-        with self._metrics.entry({ControlCounter.BY_REASON + reason: sealed.events}, forget=sealed):
+        with self._metrics.entry({ControlCounter.BY_REASON + reason: sealed.events}, forget=[sealed]):
             try:
-                self._spool.remove(sealed)
+                self._spool.remove([sealed])
             except sqlite3.Error as exc:
                 self._complain(exc)
         if line is not None and is_loaded:

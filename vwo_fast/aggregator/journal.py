@@ -65,9 +65,9 @@ class Entry:
     """New values of counters, by index."""
     done: tuple[tuple[int, int, int], ...] = ()
     """(lane, start, end) of records that have settled."""
-    row: tuple[int, str] | None = None
-    """Row and id of a batch that leaves the spool."""
-    open_id: int | None = None
+    rows: tuple[tuple[int, str], ...] = ()
+    """Row and id of each batch that leaves the spool."""
+    open_ids: tuple[int, ...] = ()
     """Whose fragments leave the spool."""
     lane: int | None = None
     """A lane that is removed."""
@@ -75,16 +75,16 @@ class Entry:
 
     def encode(self) -> bytes:
         proof = None if self.proof is None else (self.proof.table, self.proof.key, self.proof.count)
-        encoded: bytes = msgpack.packb((self.totals, self.done, self.row, self.open_id, self.lane, proof))
+        encoded: bytes = msgpack.packb((self.totals, self.done, self.rows, self.open_ids, self.lane, proof))
         return encoded
 
     @classmethod
     def decode(cls, data: bytes) -> Entry:
         """The inverse of :meth:`encode`. Raises ValueError or TypeError."""
         fields: Any = msgpack.unpackb(data, use_list=False, strict_map_key=False)
-        totals, done, row, open_id, lane, proved = fields
+        totals, done, rows, open_ids, lane, proved = fields
         proof = None if proved is None else Proof(*proved)
-        return cls(totals=totals, done=done, row=row, open_id=open_id, lane=lane, proof=proof)
+        return cls(totals=totals, done=done, rows=rows, open_ids=open_ids, lane=lane, proof=proof)
 
 
 class Journal:
@@ -146,11 +146,11 @@ def redo(entry: Entry, control: Control, spool: Spool, folder: Path) -> Ranges:
         ranges[lane].append((start, end))
     if entry.lane is not None:
         remove_lane(folder, entry.lane)
-    if entry.row is not None or entry.open_id is not None:
+    if entry.rows or entry.open_ids:
         # Told before it is removed, as ever: what is missing without having been told is lost.
-        holds = control.counter(ControlCounter.SPOOL_HOLDS) - spool.events_of(entry.row, entry.open_id)
+        holds = control.counter(ControlCounter.SPOOL_HOLDS) - spool.events_of(entry.rows, entry.open_ids)
         control.set(ControlCounter.SPOOL_HOLDS, max(0, holds))
-        spool.forget_again(entry.row, entry.open_id)
+        spool.forget_again(entry.rows, entry.open_ids)
     for index, value in entry.totals.items():
         control.set(index, value)
     return ranges

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,13 +58,13 @@ class Metrics:
         add: Mapping[int, int],
         *,
         segments: Iterable[Segment] = (),
-        forget: Sealed | None = None,
+        forget: Sequence[Sealed] = (),
         lane: int | None = None,
         proof: Proof | None = None,
     ) -> Iterator[None]:
         """Add to totals together with what the body does: both happen, also when this process is killed in between.
 
-        ``segments``: lane records that the body releases; what they lost is counted with it.  ``forget``: a batch
+        ``segments``: lane records that the body releases; what they lost is counted with it.  ``forget``: batches
         that the body takes out of the spool.  ``lane``: a lane whose file it removes.  ``proof``: what the body
         puts into the spool; without it nothing of this has happened.  When the body raises, nothing is counted.
         """
@@ -154,7 +154,7 @@ class Metrics:
 def _entry(
     totals: dict[int, int],
     segments: tuple[Segment, ...],
-    forget: Sealed | None,
+    forget: Sequence[Sealed],
     lane: int | None,
     proof: Proof | None,
 ) -> Entry:
@@ -165,11 +165,14 @@ def _entry(
             done[-1] = (segment.lane.id, done[-1][1], segment.end)
         else:
             done.append((segment.lane.id, segment.start, segment.end))
-    row = open_id = None
-    if forget is not None:
-        row = None if forget.row is None else (forget.row, forget.id)
-        open_id = forget.open_id
-    return Entry(totals=totals, done=tuple(done), row=row, open_id=open_id, lane=lane, proof=proof)
+    return Entry(
+        totals=totals,
+        done=tuple(done),
+        rows=tuple((sealed.row, sealed.id) for sealed in forget if sealed.row is not None),
+        open_ids=tuple(sealed.open_id for sealed in forget if sealed.open_id is not None),
+        lane=lane,
+        proof=proof,
+    )
 
 
 class Throttle:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL_VISITORS",
+    "BODY_END",
+    "BODY_START",
     "RequestHead",
     "Sealed",
     "Source",
@@ -88,7 +90,7 @@ class Sealed:
     body: bytes
     offsets: bytes
     events: int
-    visitors: int
+    visitors: int = field(repr=False)
     sources: tuple[Source, ...]
     created: float
     part: int = 0
@@ -108,6 +110,8 @@ class Sealed:
     failed_at: float = 0.0
     refusals: int = 0
     in_flight: bool = False
+    company: int = 0
+    """Only batches of the same company travel in one request; 0 until a request that carried it was refused."""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -118,6 +122,11 @@ class Sealed:
     def size(self) -> int:
         """Bytes of body."""
         return len(self.body)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it takes in memory, its visitors included."""
+        return len(self.body) + VISITOR_FILTER_BYTES
 
     @property
     def holds_back(self) -> bool:

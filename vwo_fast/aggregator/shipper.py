@@ -17,9 +17,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from vwo_fast import _batch
 from vwo_fast.aggregator.bounds import Bounds, Observer
 from vwo_fast.aggregator.failpoint import reach
 from vwo_fast.aggregator.gate import Gate, backoff
+from vwo_fast.aggregator.joined import Load, body_of, part_ways, size_of
 from vwo_fast.aggregator.journal import Proof
 from vwo_fast.aggregator.line import Line
 from vwo_fast.aggregator.metrics import Metrics, Throttle
@@ -29,6 +31,7 @@ from vwo_fast.aggregator.sealed import Sealed
 from vwo_fast.aggregator.spool import Spool
 from vwo_fast.aggregator.spool_door import suspect
 from vwo_fast.aggregator.transport import HttpRequest, Senders
+from vwo_fast.aggregator.window import LOADED_BATCHES_MAX, LOADED_BYTES_MAX, Window
 from vwo_fast.config import Settings
 from vwo_fast.counters import ControlCounter, Reason
 from vwo_fast.route import Route
@@ -39,19 +42,23 @@ logger = logging.getLogger(__name__)
 
 FRESH_BATCHES_MAX = 128
 FRESH_BYTES_MAX = 64_000_000
-LOADED_BATCHES_MAX = 32
-LOADED_BYTES_MAX = 16_000_000
 SPILL_AFTER_FAILURES = 3
 REVIVED_AT_ONCE = 100
+PAYLOAD_TOO_LARGE = 413
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flight:
-    """A batch on its way."""
+    """A request on its way, and the batches in it."""
 
-    sealed: Sealed
+    batches: Sequence[Sealed]
     line: Line
     started: float
+
+    @property
+    def events(self) -> int:
+        """Events in it."""
+        return sum(sealed.events for sealed in self.batches)
 
 
 class Shipper:
@@ -90,6 +97,10 @@ class Shipper:
         self._throttle = Throttle(clock)
         self._changes = -1
         self._is_durable = settings.durable != "none"
+        self._load = Load(
+            events_max=settings.events_per_request or _batch.EVENTS_MAX, bytes_max=settings.body_bytes_max
+        )
+        self._window = Window(spool=spool, lines=self.lines, metrics=metrics, observer=observer, complain=self.complain)
         self.bounds = Bounds(
             settings,
             spool=spool,
@@ -140,7 +151,7 @@ class Shipper:
             server = self._servers.get(url)
             if server is None:
                 server = self._servers[url] = self._new_gate()
-            line = self.lines[key] = Line(key, route, self._new_gate(), server)
+            line = self.lines[key] = Line(key, route, self._new_gate(), server, self._load)
             self._turn.append(line)
         return line
 
@@ -172,53 +183,53 @@ class Shipper:
             sent = True
         return sent
 
-    def _choose(self, now: float) -> tuple[Line, Sealed] | None:
+    def _choose(self, now: float) -> tuple[Line, list[Sealed]] | None:
         for _ in range(len(self._turn)):
             line = self._turn[0]
             self._turn.rotate(-1)
             if line.is_empty or not line.allows(now):
                 continue
-            self._load(line)
-            sealed = line.next_to_send(now)
-            if sealed is not None:
-                return line, sealed
+            self._window.load(line)
+            if batches := line.next_to_send(now):
+                return line, batches
         return None
 
-    def _send(self, line: Line, sealed: Sealed, now: float) -> None:
-        sealed.in_flight = True
-        sealed.attempts += 1
-        if sealed.first_try is None:
-            sealed.first_try = time.time()
+    def _send(self, line: Line, batches: list[Sealed], now: float) -> None:
+        for sealed in batches:
+            sealed.in_flight = True
+            sealed.attempts += 1
+            if sealed.first_try is None:
+                sealed.first_try = time.time()
         self._metrics.add(ControlCounter.REQUESTS)
-        if sealed.attempts > 1:
+        if any(sealed.attempts > 1 for sealed in batches):
             self._metrics.add(ControlCounter.RETRIES)
         line.gate.begin()
         line.server.begin()
-        flight = Flight(sealed, line, now)
+        flight = Flight(batches, line, now)
         self._flights.add(flight)
         reach("post: before the note")
         # Noted first: should this process die, nobody will know whether the request arrived.
-        self._metrics.handed_out(sealed.events, self._spool.events_held(sealed))
+        self._metrics.handed_out(flight.events, sum(map(self._spool.events_held, batches)))
         reach("post: noted")
-        self._senders.submit(flight, self._request(line.route, sealed))
+        self._senders.submit(flight, self._request(line.route, batches))
         reach("post: handed out")
 
-    def _request(self, route: Route, sealed: Sealed) -> HttpRequest:
-        base, head = self._base_url(route), sealed.head
+    def _request(self, route: Route, batches: Sequence[Sealed]) -> HttpRequest:
+        base, head = self._base_url(route), batches[0].head
         if head is None:
             return HttpRequest(
                 method="POST",
                 url=base + route.batch_path,
                 params=tuple(route.batch_query),
                 headers=route.batch_headers,
-                body=sealed.body,
+                body=body_of(batches),
             )
         return HttpRequest(
             method=head.method,
             url=base + head.path,
             params=head.query,
             headers=dict(head.headers),
-            body=sealed.body if head.sends_body else None,
+            body=batches[0].body if head.sends_body else None,
         )
 
     # ---- what comes back
@@ -231,14 +242,15 @@ class Shipper:
         return bool(results)
 
     def _finish(self, flight: Flight, reply: Reply) -> None:
-        sealed, line, now = flight.sealed, flight.line, self._clock()
+        batches, line, now = flight.batches, flight.line, self._clock()
         reach("answer: before")
         self._flights.discard(flight)
-        sealed.in_flight = False
+        for sealed in batches:
+            sealed.in_flight = False
         line.gate.end()
         line.server.end()
         verdict = judge(reply)
-        if verdict is Verdict.REFUSED and reply.unsendable and sealed.head is None:
+        if verdict is Verdict.REFUSED and reply.unsendable and batches[0].head is None:
             # A batch's own request line comes from its route: a fault there says nothing about the events.
             verdict = Verdict.HELD
         if verdict is Verdict.SERVER_FAILED:
@@ -246,18 +258,23 @@ class Shipper:
         elif not reply.unsendable:
             self._server_answers(line.server)
         if verdict is Verdict.DELIVERED:
-            self._delivered(line, sealed, reply, now)
+            self._delivered(line, batches, reply, now)
             return
-        self._no_longer_flying(sealed, is_unknown=reply.is_unknown)
+        self._no_longer_flying(flight, is_unknown=reply.is_unknown)
         self._metrics.add(ControlCounter.REQUESTS_FAILED)
         reach("answer: failure counted")
-        self.last_error = sealed.last_error = reply.message
+        self.last_error = reply.message
+        for sealed in batches:
+            sealed.last_error = reply.message
         if verdict in (Verdict.HELD, Verdict.ROUTE_FAILED):
             line.gate.failed(now, flight.started, reply.retry_after)
-        self._log_failure(line, sealed, verdict, reply)
-        if verdict is Verdict.REFUSED and self._refused(line, sealed, reply):
+        self._log_failure(flight, verdict, reply)
+        if verdict is Verdict.REFUSED and len(batches) > 1:
+            self._part(line, batches, reply)
             return
-        self._put_off(line, sealed, now)
+        if verdict is Verdict.REFUSED and self._refused(line, batches[0], reply):
+            return
+        self._put_off(line, batches, now)
 
     def _server_answers(self, server: Gate) -> None:
         was_failing = server.failures
@@ -267,31 +284,45 @@ class Shipper:
                 if line.server is server:
                     line.make_due()
 
-    def _delivered(self, line: Line, sealed: Sealed, reply: Reply, now: float) -> None:
+    def _delivered(self, line: Line, batches: Sequence[Sealed], reply: Reply, now: float) -> None:
         line.gate.succeeded()
         line.delivered_at = now
+        events = sum(sealed.events for sealed in batches)
         add: dict[int, int] = {
-            ControlCounter.DELIVERED: sealed.events,
+            ControlCounter.DELIVERED: events,
             ControlCounter.DELIVERED_BATCHES: 1,
-            ControlCounter.UNANSWERED_EVENTS: -sealed.events,
+            ControlCounter.UNANSWERED_EVENTS: -events,
         }
-        if sealed.head is None or sealed.head.sends_body:
-            add[ControlCounter.DELIVERED_BYTES] = sealed.size
-        with self._metrics.entry(add, segments=sealed.segments, forget=sealed):
-            self._leave(line, sealed)
+        if batches[0].head is None or batches[0].head.sends_body:
+            add[ControlCounter.DELIVERED_BYTES] = size_of(batches)
+        segments = [segment for sealed in batches for segment in sealed.segments]
+        with self._metrics.entry(add, segments=segments, forget=batches):
+            for sealed in batches:
+                self._leave(line, sealed)
             reach("ack: released")
-            self._forget(sealed)
+            self._forget(batches)
             reach("ack: forgotten")
-        self._observer.settled(sealed, delivered=True, reply=reply)
-        reach("ack: told")
+        for sealed in batches:
+            self._observer.settled(sealed, delivered=True, reply=reply)
+            reach("ack: told")
 
-    def _no_longer_flying(self, sealed: Sealed, *, is_unknown: bool) -> None:
-        add: dict[int, int] = {ControlCounter.UNANSWERED_EVENTS: -sealed.events}
+    def _no_longer_flying(self, flight: Flight, *, is_unknown: bool) -> None:
+        events = flight.events
+        add: dict[int, int] = {ControlCounter.UNANSWERED_EVENTS: -events}
         if is_unknown:
-            sealed.is_uncertain = True
-            add[ControlCounter.UNKNOWN_OUTCOME_EVENTS] = sealed.events
+            for sealed in flight.batches:
+                sealed.is_uncertain = True
+            add[ControlCounter.UNKNOWN_OUTCOME_EVENTS] = events
         with self._metrics.entry(add):
             pass
+
+    def _part(self, line: Line, batches: Sequence[Sealed], reply: Reply) -> None:
+        """What VWO refuses is looked for in halves; only a batch that is refused alone is split itself."""
+        part_ways(batches)
+        if reply.status == PAYLOAD_TOO_LARGE:
+            line.load = line.load.lighter(size_of(batches))
+        reach("part: before")
+        self._note_tries(batches)
 
     def _refused(self, line: Line, sealed: Sealed, reply: Reply) -> bool:
         """Split, or bury what is refused alone. False when the spool could not keep the result."""
@@ -327,18 +358,25 @@ class Shipper:
         finally:
             sealed.in_flight = False
 
-    def _put_off(self, line: Line, sealed: Sealed, now: float) -> None:
-        if line.delivered_at > sealed.failed_at > 0.0:
-            sealed.refusals += 1
-        sealed.failed_at = now
-        delay = backoff(
-            max(1, sealed.refusals), self._settings.retry_delay_min, self._settings.retry_delay_max, self._rng
-        )
-        sealed.due = now + delay
+    def _put_off(self, line: Line, batches: Sequence[Sealed], now: float) -> None:
+        for sealed in batches:
+            if line.delivered_at > sealed.failed_at > 0.0:
+                sealed.refusals += 1
+            sealed.failed_at = now
+        refusals = max(sealed.refusals for sealed in batches)
+        if refusals and len(batches) > 1:
+            # Others are accepted: perhaps it is one of these that makes all of them fail.
+            part_ways(batches)
+        delay = backoff(max(1, refusals), self._settings.retry_delay_min, self._settings.retry_delay_max, self._rng)
+        for sealed in batches:
+            sealed.due = now + delay
         reach("put off: before")
+        self._note_tries(batches)
+        reach("put off: kept")
+
+    def _note_tries(self, batches: Sequence[Sealed]) -> None:
         try:
-            self._spool.update(sealed)
-            reach("put off: kept")
+            self._spool.update(batches)
         except sqlite3.Error as exc:
             self.complain(exc)
 
@@ -352,28 +390,26 @@ class Shipper:
             reach("ack: released in part")
         sealed.segments = []
 
-    def _forget(self, sealed: Sealed) -> None:
+    def _forget(self, batches: Sequence[Sealed]) -> None:
         try:
-            self._spool.remove(sealed)
+            self._spool.remove(batches)
         except sqlite3.Error as exc:
             self.complain(exc)
 
-    def _log_failure(self, line: Line, sealed: Sealed, verdict: Verdict, reply: Reply) -> None:
-        if not self._throttle.allows((line.route_key, verdict)):
+    def _log_failure(self, flight: Flight, verdict: Verdict, reply: Reply) -> None:
+        route = flight.line.route
+        if not self._throttle.allows((flight.line.route_key, verdict)):
             return
         if verdict is Verdict.HELD:
             logger.error(
                 "account %s (%s) is held: %s. Check its SDK key; its events are kept, and tried again",
-                line.route.account_id,
-                line.route.sdk,
+                route.account_id,
+                route.sdk,
                 reply.message,
             )
         else:
             logger.warning(
-                "%d events of account %s are not delivered yet: %s",
-                sealed.events,
-                line.route.account_id,
-                reply.message,
+                "%d events of account %s are not delivered yet: %s", flight.events, route.account_id, reply.message
             )
 
     def complain(self, exc: sqlite3.Error) -> None:
@@ -431,40 +467,13 @@ class Shipper:
             self.fresh_batches -= 1
             self._fresh_bytes -= sealed.size
             sealed.segments = []
-        keep = 1 if line.gate.failures else LOADED_BATCHES_MAX
-        line.evict(keep)
-        if line.loaded_bytes() > LOADED_BYTES_MAX:
-            line.evict(1)
+        self._window.trim(line)
         return len(fitting) == len(batches)
-
-    def _load(self, line: Line) -> None:
-        if not line.unloaded or line.loaded > LOADED_BATCHES_MAX // 4:
-            return
-        budget = LOADED_BYTES_MAX - sum(other.loaded_bytes() for other in self.lines.values())
-        if line.loaded and budget <= 0:
-            return
-        if budget <= 0:
-            # However many routes wait: what others have in memory is read again when it is their turn.
-            for other in self.lines.values():
-                if other is not line:
-                    other.evict(0)
-        rows_max = 1 if line.gate.failures else LOADED_BATCHES_MAX - line.loaded
-        reach("load: before")
-        try:
-            found, damaged = self._spool.load(line.route_key, line.cursor, rows_max=rows_max, bytes_max=budget)
-        except sqlite3.Error as exc:
-            self.complain(exc)
-            return
-        line.add_loaded(found)
-        if damaged.rows or not found:
-            line.missed(damaged.rows or line.unloaded)
-            self._metrics.add(ControlCounter.DEAD, damaged.events)
-            self._observer.lost(damaged.events)
 
     def abandon(self) -> None:
         """The end has come for requests that have no answer: whether they arrived stays unknown."""
         for flight in self._flights:
-            self._no_longer_flying(flight.sealed, is_unknown=True)
+            self._no_longer_flying(flight, is_unknown=True)
         self._flights.clear()
 
     def keep_house(self) -> None:
@@ -535,14 +544,14 @@ class Shipper:
 
     def set_gauges(self) -> None:
         """Show what is where."""
-        flying = [flight.sealed for flight in self._flights]
+        flying = [sealed for flight in self._flights for sealed in flight.batches]
         flying_fresh = sum(sealed.events for sealed in flying if sealed.row is None)
         totals = self._spool.totals
         flying_spooled = sum(self._spool.events_held(sealed) for sealed in flying)
         fresh = sum(sealed.events for line in self.lines.values() for sealed in line.fresh())
         gauge = self._metrics.gauge
         gauge(ControlCounter.GAUGE_SEALED_EVENTS, fresh - flying_fresh)
-        gauge(ControlCounter.GAUGE_IN_FLIGHT_REQUESTS, len(flying))
+        gauge(ControlCounter.GAUGE_IN_FLIGHT_REQUESTS, len(self._flights))
         gauge(ControlCounter.GAUGE_SPOOLED_EVENTS, totals.events + totals.fragment_events - flying_spooled)
         gauge(ControlCounter.GAUGE_SPOOLED_BATCHES, totals.batches)
         gauge(ControlCounter.GAUGE_SPOOLED_BYTES, totals.bytes + totals.fragment_bytes)

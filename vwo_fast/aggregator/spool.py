@@ -18,7 +18,6 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,12 @@ from vwo_fast.aggregator.spool_rows import (
     COUNT_EVENTS,
     COUNT_ROWS,
     FRAGMENT_COLUMNS,
+    ROW_OVERHEAD,
     UNREADABLE,
+    Damaged,
     Fragment,
+    OldRow,
+    SpoolTotals,
     batch_values,
     count_of,
     dead_check,
@@ -48,44 +51,8 @@ __all__ = ["FILE_NAME", "Damaged", "Fragment", "OldRow", "Spool", "SpoolTotals"]
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "spool.sqlite"
-ROW_OVERHEAD = 512
-"""What a row costs beside its body, for the byte limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Damaged:
-    """What of the spool could not be read and is a dead letter now."""
-
-    rows: int = 0
-    events: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class OldRow:
-    """One of the oldest rows."""
-
-    row: int
-    route_key: int
-    events: int
-    age: float
-
-
-@dataclass(slots=True)
-class SpoolTotals:
-    """What the spool holds now."""
-
-    batches: int = 0
-    events: int = 0
-    bytes: int = 0
-    dead_events: int = 0
-    dead_bytes: int = 0
-    fragment_events: int = 0
-    fragment_bytes: int = 0
-
-    @property
-    def events_held(self) -> int:
-        """Events that wait here to be sent."""
-        return self.events + self.fragment_events
+AFTER_ALL = ((1 << 63) - 1, 0)
+"""A place in the order of sealing behind every batch."""
 
 
 class Spool:
@@ -252,17 +219,18 @@ class Spool:
         (count,) = self._db.execute(COUNT_ROWS[table], (key,)).fetchone()
         return int(count)
 
-    def events_of(self, row: tuple[int, str] | None, open_id: int | None) -> int:
-        """How many events a batch and the fragments of an open one hold."""
-        rows = self._db.execute(COUNT_EVENTS, (*(row or (None, None)), open_id))
-        return sum(count_of(offsets, sources) for offsets, sources in rows)
+    def events_of(self, rows: Iterable[tuple[int, str]], open_ids: Iterable[int]) -> int:
+        """How many events these batches and the fragments of these open ones hold."""
+        keys = [(*row, None) for row in rows] + [(None, None, open_id) for open_id in open_ids]
+        found = (each for key in keys for each in self._db.execute(COUNT_EVENTS, key))
+        return sum(count_of(offsets, sources) for offsets, sources in found)
 
-    def forget_again(self, row: tuple[int, str] | None, open_id: int | None) -> None:
-        """Remove a settled batch that an aggregator which was killed did not live to remove."""
+    def forget_again(self, rows: Iterable[tuple[int, str]], open_ids: Iterable[int]) -> None:
+        """Remove settled batches that an aggregator which was killed did not live to remove."""
         with self._transaction() as db:
-            if row is not None:
-                db.execute("DELETE FROM batch WHERE row=? AND id=?", row)
-            self._delete_fragments(db, open_id)
+            db.executemany("DELETE FROM batch WHERE row=? AND id=?", rows)
+            for open_id in open_ids:
+                self._delete_fragments(db, open_id)
         self._count(self._db)
 
     def sources(self) -> Iterator[Source]:
@@ -325,27 +293,31 @@ class Spool:
             self._forget_fragments(sealed)
         self._tell(self.totals.events_held)
 
-    def remove(self, sealed: Sealed) -> None:
-        """Forget a batch whose outcome is final: its row, its fragments.
+    def remove(self, batches: Sequence[Sealed]) -> None:
+        """Forget batches whose outcome is final: their rows, their fragments.
 
         Raises sqlite3.Error when they cannot be deleted now; for everybody else they are gone all the same, and
         :meth:`retry_removing` deletes them.
         """
-        if sealed.row is None and sealed.open_id is None:
+        kept = [
+            (each.row, each.id, each.open_id) for each in batches if each.row is not None or each.open_id is not None
+        ]
+        if not kept:
             return
-        row, open_id = sealed.row, sealed.open_id
-        if row is not None:
-            self._count_batch(sealed, -1)
-            sealed.row = None
-        self._forget_fragments(sealed)
+        for sealed in batches:
+            if sealed.row is not None:
+                self._count_batch(sealed, -1)
+                sealed.row = None
+            self._forget_fragments(sealed)
         self._tell(self.totals.events_held)
         try:
             with self._transaction() as db:
-                self._delete(db, row, sealed.id, open_id)
+                for row, id_, open_id in kept:
+                    self._delete(db, row, id_, open_id)
         except sqlite3.Error:
-            self._undeleted.append((row, sealed.id, open_id))
-            if row is not None:
-                self._db.execute("INSERT OR IGNORE INTO gone VALUES (?)", (row,))
+            self._undeleted += kept
+            gone = [(row,) for row, _, _ in kept if row is not None]
+            self._db.executemany("INSERT OR IGNORE INTO gone VALUES (?)", gone)
             raise
 
     def retry_removing(self) -> None:
@@ -366,13 +338,16 @@ class Spool:
             db.execute("DELETE FROM batch WHERE row=? AND id=?", (row, id_))
         self._delete_fragments(db, open_id)
 
-    def update(self, sealed: Sealed) -> None:
-        """Keep what has been tried so far with the batch."""
-        if sealed.row is not None:
-            self._db.execute(
-                "UPDATE batch SET attempts=?, first_try=?, last_error=?, uncertain=? WHERE row=?",
-                (sealed.attempts, sealed.first_try, sealed.last_error, sealed.is_uncertain, sealed.row),
-            )
+    def update(self, batches: Iterable[Sealed]) -> None:
+        """Keep what has been tried so far with batches."""
+        tried = [
+            (each.attempts, each.first_try, each.last_error, each.is_uncertain, each.row)
+            for each in batches
+            if each.row is not None
+        ]
+        if tried:
+            with self._transaction() as db:
+                db.executemany("UPDATE batch SET attempts=?, first_try=?, last_error=?, uncertain=? WHERE row=?", tried)
 
     def split(self, parent: Sealed, halves: Sequence[Sealed]) -> None:
         """Replace a batch in the spool by its halves, which are as old as it."""
@@ -434,13 +409,22 @@ class Spool:
         self._tell(self.totals.events_held)
 
     def load(
-        self, route_key: int, after: tuple[int, int], *, rows_max: int, bytes_max: int
+        self,
+        route_key: int,
+        after: tuple[int, int],
+        before: tuple[int, int] | None = None,
+        *,
+        rows_max: int,
+        bytes_max: int,
     ) -> tuple[list[Sealed], Damaged]:
-        """The next batches of a route behind a place in the order, the oldest first; at least one if there is one."""
+        """The next batches of a route between two places in the order, the oldest first; at least one if there is one.
+
+        ``before`` None: up to the end.
+        """
         rows = self._db.execute(
-            f"SELECT {BATCH_COLUMNS} FROM batch WHERE route=? AND (ordinal, part) > (?, ?)"  # noqa: S608
+            f"SELECT {BATCH_COLUMNS} FROM batch WHERE route=? AND (ordinal, part) > (?, ?) AND (ordinal, part) < (?, ?)"  # noqa: S608
             f" {self._where_not_gone('AND')} ORDER BY ordinal, part LIMIT ?",
-            (route_key, *after, rows_max),
+            (route_key, *after, *(before or AFTER_ALL), rows_max),
         )
         found: list[Sealed] = []
         damaged: list[tuple[Any, ...]] = []
@@ -450,7 +434,7 @@ class Spool:
             except UNREADABLE:
                 damaged.append(row)
                 continue
-            bytes_max -= found[-1].size
+            bytes_max -= found[-1].memory
             if bytes_max <= 0:
                 rows.close()
                 break

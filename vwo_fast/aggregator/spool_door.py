@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,11 +57,10 @@ class NoSpool(Spool):
         """What cannot be reached is older than everything, and has not settled."""
         return -1 if self._holds else None
 
-    def forget_again(self, row: tuple[int, str] | None, open_id: int | None) -> None:
+    def forget_again(self, rows: Iterable[tuple[int, str]], open_ids: Iterable[int]) -> None:
         """Keep in mind what is to be deleted once there is a spool."""
-        if row is not None or open_id is not None:
-            number, id_ = row or (None, "")
-            self._undeleted.append((number, id_, open_id))
+        self._undeleted += [(row, id_, None) for row, id_ in rows]
+        self._undeleted += [(None, "", open_id) for open_id in open_ids]
 
     def retry_removing(self) -> None:
         """Nothing can be deleted."""
@@ -117,9 +116,10 @@ class SpoolDoor:
             clock=self._clock,
         )
         try:
-            for row, id_, open_id in self._undeleted:
-                spool.forget_again((row, id_) if row is not None else None, open_id)
-            self._undeleted.clear()
+            if self._undeleted:
+                rows = [(row, id_) for row, id_, _ in self._undeleted if row is not None]
+                spool.forget_again(rows, [open_id for _, _, open_id in self._undeleted if open_id is not None])
+                self._undeleted.clear()
         except BaseException:
             spool.close()
             raise

@@ -34,10 +34,14 @@ __all__ = [
     "COUNT_EVENTS",
     "COUNT_ROWS",
     "FRAGMENT_COLUMNS",
+    "ROW_OVERHEAD",
     "SCHEMA",
     "SCHEMA_VERSION",
     "UNREADABLE",
+    "Damaged",
     "Fragment",
+    "OldRow",
+    "SpoolTotals",
     "batch_check",
     "batch_values",
     "count_of",
@@ -94,6 +98,9 @@ COUNT_EVENTS = (
     " UNION ALL SELECT offsets, sources FROM fragment WHERE open_id=?"
 )
 
+ROW_OVERHEAD = 512
+"""What a row costs beside its body, for the byte limit."""
+
 UNREADABLE = (ValueError, TypeError, IndexError, OverflowError, zlib.error, msgpack.exceptions.UnpackException)
 """What reading a damaged row may raise."""
 
@@ -107,6 +114,42 @@ class Fragment:
     json: bytes
     offsets: bytes
     sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """What of the spool could not be read and is a dead letter now."""
+
+    rows: int = 0
+    events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OldRow:
+    """One of the oldest rows."""
+
+    row: int
+    route_key: int
+    events: int
+    age: float
+
+
+@dataclass(slots=True)
+class SpoolTotals:
+    """What the spool holds now."""
+
+    batches: int = 0
+    events: int = 0
+    bytes: int = 0
+    dead_events: int = 0
+    dead_bytes: int = 0
+    fragment_events: int = 0
+    fragment_bytes: int = 0
+
+    @property
+    def events_held(self) -> int:
+        """Events that wait here to be sent."""
+        return self.events + self.fragment_events
 
 
 def _check(*fields: object) -> int:
