@@ -190,6 +190,19 @@ def test_a_damaged_file_is_put_aside(tmp_path: Path, content: bytes) -> None:
     assert len(load(spool)) == 1
 
 
+def test_damage_that_sqlite_cannot_put_into_words(tmp_path: Path) -> None:
+    """A byte of the schema that is no UTF-8 gets into SQLite's message: it is damage like any other."""
+    spool = opened(tmp_path / "s")
+    spool.add([sealed(n) for n in range(3)], ROUTES)
+    spool.close()
+    content = (tmp_path / "s").read_bytes()
+    assert b"CREATE TABLE batch" in content
+    (tmp_path / "s").write_bytes(content.replace(b"CREATE TABLE batch", b"CREATE TABL\xc5 batch"))
+    again = opened(tmp_path / "s")
+    assert again.put_aside is not None
+    assert [batch.ordinal for batch in load(again)] == [0, 1, 2]
+
+
 def test_an_emptied_spool_gives_its_space_back(tmp_path: Path) -> None:
     """After an outage is over the file is small again."""
     spool = opened(tmp_path / "s")

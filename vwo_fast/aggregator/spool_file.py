@@ -12,6 +12,7 @@ import os
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 from vwo_fast.aggregator.spool_rows import SCHEMA, SCHEMA_VERSION
 
@@ -26,6 +27,16 @@ PAGE_BYTES = 4096
 COMPANIONS = ("-wal", "-shm", "")
 
 
+class _Connection(sqlite3.Connection):
+    """Says of each damage that it is one, also when SQLite's message quotes bytes of the file that are no text."""
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        try:
+            return super().execute(*arguments)
+        except UnicodeDecodeError as exc:
+            raise sqlite3.DatabaseError("malformed: SQLite's message about it is no text") from exc
+
+
 def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
     """A connection to an existing file. Raises sqlite3.Error."""
     db = sqlite3.connect(
@@ -34,6 +45,7 @@ def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
         timeout=BUSY_SECONDS,
+        factory=_Connection,
     )
     # Damage must show as a wrong check value of one row, not as an error of a whole query.
     db.text_factory = lambda data: data.decode("utf-8", "replace")
