@@ -75,27 +75,35 @@ def test_without_the_variable_a_place_does_nothing() -> None:
 
 def test_a_kill_at_each_named_place() -> None:
     """kill -9 there: lost 0, twice only what was counted as of unknown outcome, and the ledger balances afterwards."""
-    kills = duplicates = unknown = 0
-    missed: list[str] = []
+    total = Counter[str]()
+    never: list[str] = []
     lives = places_by_life()
     for time in range(TIMES):
+        missed: list[tuple[int, str]] = []
         for places in zip_longest(*lives):
-            targets = [_target(place, time) for place in places]
-            with engine() as shop:
+            missed += _kill_at([_target(place, time) for place in places], total)
+        # A life that died may have left its work to the one that took its place. So once more, as the only one to die.
+        for life, target in missed:
+            never += [name for _, name in _kill_at([target if n == life else None for n in range(LIVES)], total)]
+    print(f"\n{total['kills']} kills at {len(named_places())} places: lost 0, twice {total['twice']}", end=" ")
+    print(f"of {total['unknown']} unknown")
+    assert not [target for target in never if target.endswith("#1")]
+    # A later passage may not come again in each run.
+    assert len(never) <= TIMES * len(named_places()) * 0.1, never
 
-                def start(life: int, targets: list[str | None] = targets) -> ForkServerProcess:
-                    return start_aggregator(shop, target=targets[life])
 
-                try:
-                    deaths, duplicated, stats = run_scenario(shop, start, leaves=_leaves(targets[-1]))
-                except (AssertionError, TimeoutError) as exc:
-                    raise AssertionError(f"killed at {targets}") from exc
-            for target, code in zip(targets, deaths, strict=True):
-                if target is not None and code == -signal.SIGKILL:
-                    kills += 1
-                elif target is not None:
-                    missed.append(target)
-            duplicates += duplicated
-            unknown += stats.unknown_outcome
-    print(f"\n{kills} kills at {len(named_places())} places: lost 0, twice {duplicates} of {unknown} unknown")
-    assert kills >= TIMES * len(named_places()) * 0.9, f"not reached in time: {missed}"
+def _kill_at(targets: list[str | None], total: Counter[str]) -> list[tuple[int, str]]:
+    """The scenario with each life killed at its target. Returns the targets that were not reached, with their lives."""
+    with engine() as shop:
+
+        def start(life: int) -> ForkServerProcess:
+            return start_aggregator(shop, target=targets[life])
+
+        doomed = [life for life, target in enumerate(targets) if target is not None]
+        try:
+            deaths, duplicated, stats = run_scenario(shop, start, leaves=_leaves(targets[-1]), doomed=doomed)
+        except (AssertionError, TimeoutError) as exc:
+            raise AssertionError(f"killed at {targets}") from exc
+    missed = [(life, str(targets[life])) for life in doomed if deaths[life] != -signal.SIGKILL]
+    total.update(kills=len(doomed) - len(missed), twice=duplicated, unknown=stats.unknown_outcome)
+    return missed
