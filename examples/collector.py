@@ -197,7 +197,7 @@ class Collector:
         with self._changed:
             return list(self._events)
 
-    def wait(self, predicate: Callable[[Collector], bool], timeout: float = 20.0) -> bool:
+    def wait(self, predicate: Callable[[Collector], bool], timeout: float = 60.0) -> bool:
         """Until ``predicate(self)`` is true; False when it is still not after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         with self._changed:

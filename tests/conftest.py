@@ -2,6 +2,8 @@
 
 With VWO_FAST_CI=1 a skipped test is a failed one, so that a machine that lacks something cannot look green.
 A skip that is in order there says so: its reason begins with "optional:".
+
+No generated example has a deadline, and none is too slow: how fast a machine is, is no property of what is tested.
 """
 
 from __future__ import annotations
@@ -10,6 +12,10 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("vwo_fast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vwo_fast")
 
 MAY_SKIP = "optional:"
 

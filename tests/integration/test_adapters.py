@@ -67,7 +67,7 @@ for settings in given["settings"]:
     client = fullstack.launch(settings, queue=queue)
     for user in "abcd":
         client.activate("ab", user)
-result = [queue.flush(20), client.is_event_batching_enabled]
+result = [queue.flush(60), client.is_event_batching_enabled]
 """
     with engine() as made:
         assert sdk_runs.script("fullstack", source, given, sdk_runs.variables_of(made)) == [True, True]

@@ -75,7 +75,7 @@ def test_an_outage_moves_batches_to_the_spool_and_back(shop: Engine) -> None:
     wait_for(lambda: queue.stats().spooled == 200)
     assert ledger(queue) == 200
     shop.collector.rules.clear()
-    assert queue.flush(30)
+    assert queue.flush(60)
     assert Counter(numbers(shop.collector.events)) == Counter(range(200))
     assert queue.stats().spooled == 0
     assert rows(shop, "SELECT COUNT(*) FROM batch") == [(0,)]
@@ -86,8 +86,9 @@ def test_one_request_at_a_time_while_the_server_is_away(shop: Engine) -> None:
     shop.collector.rules.append(Rule(status=500, delay=0.05))
     queue = shop.queue(events_per_request=1)
     send(queue.producer(route()), 0, 50)
-    assert shop.collector.wait(lambda c: len(c.requests) >= 12)
-    started = [request.time for request in shop.collector.requests][4:12]
+    assert shop.collector.wait(lambda c: len(c.requests) >= 16)
+    # Those that were on their way at the first failure may come late.
+    started = [request.time for request in shop.collector.requests][8:16]
     assert all(later - earlier >= 0.045 for earlier, later in pairwise(started))
 
 
@@ -109,7 +110,7 @@ def test_a_refused_batch_is_split_down_to_the_event_that_is_refused(shop: Engine
     producer = queue.producer(route())
     for n in range(64):
         assert producer.enqueue(impression(n, visitor_ua=poison if n == 37 else "fine"))
-    assert not queue.flush(30)
+    assert not queue.flush(60)
     refuse()
     arrived = numbers(shop.collector.events)
     assert sorted(arrived) == [n for n in range(64) if n != 37]
@@ -139,7 +140,7 @@ def test_an_oversized_batch_is_split_until_it_fits(shop: Engine) -> None:
     shop.collector.rules.append(Rule(status=413, min_bytes=3000))
     queue = shop.queue(events_per_request=200)
     send(queue.producer(route()), 0, 200)
-    assert queue.flush(30)
+    assert queue.flush(60)
     assert Counter(numbers(shop.collector.events)) == Counter(range(200))
     assert all(len(request.body) < 3000 for request in shop.collector.batches)
 
@@ -154,7 +155,7 @@ def test_a_refused_key_holds_its_route_and_nobody_else(shop: Engine) -> None:
     assert sorted(numbers(shop.collector.events)) == list(range(100, 200))
     assert ledger(queue) == 200
     shop.collector.rules.clear()
-    assert queue.flush(30)
+    assert queue.flush(60)
     assert Counter(numbers(shop.collector.events)) == Counter(range(200))
 
 
@@ -194,7 +195,7 @@ def test_a_killed_aggregator_leaves_parts_of_an_open_batch(shop: Engine) -> None
     send_patiently(producer, 0, 1000)
     wait_for(lambda: queue.stats().spooled > 300)
     shop.kill_aggregator()
-    assert queue.flush(30)
+    assert queue.flush(60)
     assert Counter(numbers(shop.collector.events)) == Counter(range(1000))
     assert numbers(shop.collector.events) == list(range(1000))
 
@@ -210,7 +211,7 @@ def test_a_killed_aggregator_loses_nothing(shop: Engine, pause: float) -> None:
     time.sleep(pause)
     shop.kill_aggregator()
     send(producer, 300, 400)
-    assert queue.flush(30)
+    assert queue.flush(60)
     arrived = Counter(numbers(shop.collector.events))
     assert set(arrived) == set(range(400))
     assert sum(arrived.values()) - 400 <= 2 * 10
@@ -229,7 +230,7 @@ def test_a_stopped_aggregator_saves_what_it_cannot_send(shop: Engine) -> None:
     for path in (shop.run_dir / "shop").iterdir():
         path.unlink()
     shop.collector.rules.clear()
-    assert shop.queue(events_per_request=100, request_time_interval=600).flush(30)
+    assert shop.queue(events_per_request=100, request_time_interval=600).flush(60)
     assert Counter(numbers(shop.collector.events)) == Counter(range(250))
 
 
@@ -250,7 +251,7 @@ def test_a_damaged_spool_never_stops_a_start(shop: Engine) -> None:
     spool(shop).write_bytes(b"garbage" * 1000)
     queue = shop.queue(events_per_request=1)
     send(queue.producer(route()), 0, 5)
-    assert queue.flush(30)
+    assert queue.flush(60)
     assert len(shop.collector.events) == 5
     (aside,) = spool(shop).parent.glob("spool.sqlite.*.bad")
     assert aside.read_bytes().startswith(b"garbage")
@@ -263,18 +264,19 @@ def test_a_full_spool_holds_back_and_loses_nothing(shop: Engine) -> None:
     queue = shop.queue(events_per_request=10, lane_bytes=65536, lane_bytes_max=65536, spool_max_bytes=65536)
     producer = queue.producer(route())
     accepted: list[int] = []
+    taken_at = time.monotonic()
 
     def is_full() -> bool:
-        n = len(accepted)
-        if producer.enqueue(impression(n)):
-            accepted.append(n)
-            return False
-        return n > 0
+        nonlocal taken_at
+        while producer.enqueue(impression(len(accepted))):
+            accepted.append(len(accepted))
+            taken_at = time.monotonic()
+        return queue.stats().spooled > 0 and time.monotonic() - taken_at > 0.5
 
     wait_for(is_full)
     assert queue.stats().refused["lane_full"] >= 1
     shop.collector.rules.clear()
-    assert queue.flush(30)
+    assert queue.flush(60)
     assert Counter(numbers(shop.collector.events)) == Counter(accepted)
 
 
@@ -298,7 +300,7 @@ def test_a_lane_that_cannot_be_right_is_put_aside(shop: Engine) -> None:
     bad.write_bytes(os.urandom(8192))
     bad.chmod(0o600)
     send(queue.producer(route()), 0, 3)
-    assert queue.flush(30)
+    assert queue.flush(60)
     assert len(shop.collector.events) == 3
     assert len(list(folder.glob(f"{bad.name}.*.bad"))) == 1
     assert not bad.exists()
@@ -312,10 +314,10 @@ def test_records_of_an_unknown_route_are_counted(shop: Engine) -> None:
     for n in range(4):
         assert lost.enqueue(impression(100 + n))
         assert kept.enqueue(impression(n))
-    assert not queue.flush(30)
+    assert not queue.flush(60)
     assert sorted(numbers(shop.collector.events)) == [0, 1, 2, 3]
     assert queue.stats().dropped == {"damaged": 4}
-    assert queue.flush(30), "a loss is told once"
+    assert queue.flush(60), "a loss is told once"
     assert ledger(queue) == 8
 
 
@@ -324,7 +326,7 @@ def test_an_idle_aggregator_sleeps_and_wakes_for_an_event(shop: Engine) -> None:
     queue = shop.queue(events_per_request=1)
     producer = queue.producer(route())
     send(producer, 0, 1)
-    assert queue.flush(30)
+    assert queue.flush(60)
     control = _lane.Control.attach(str(shop.run_dir / "shop" / "control"))
     wait_for(lambda: control.sleeping)
     pid = wait_for(shop.aggregator_pid)
@@ -350,7 +352,7 @@ def test_logs_and_status_tell_no_secrets(shop: Engine) -> None:
     shop.collector.rules += [Rule(status=500, times=1), Rule(drop=True, times=1), Rule(status=403, times=1)]
     queue = shop.queue(events_per_request=1)
     send(queue.producer(route()), 0, 10)
-    assert queue.flush(30)
+    assert queue.flush(60)
     log = (spool(shop).parent / "aggregator.log").read_text()
     assert "403" in log
     assert not any(secret in log for secret in ("testkey", "203.0.113.7", "Mozilla"))
@@ -361,17 +363,17 @@ def test_two_queues_cannot_share_a_spool(shop: Engine) -> None:
     first one ends, and delivers all the same."""
     queue = shop.queue(events_per_request=1)
     send(queue.producer(route()), 0, 1)
-    assert queue.flush(30)
+    assert queue.flush(60)
     other = shop.queue(events_per_request=1, run_dir=shop.root / "other")
     send(other.producer(route()), 1, 2)
-    assert other.flush(30)
+    assert other.flush(60)
     assert "in use by another" in (spool(shop).parent / "aggregator.log").read_text()
     control = _lane.Control.attach(str(shop.root / "other" / "shop" / "control"))
     assert control.counter(ControlCounter.GAUGE_NO_SPOOL) == 1
     shop.kill_aggregator(number=signal.SIGTERM)
     wait_for(lambda: control.counter(ControlCounter.GAUGE_NO_SPOOL) == 0)
     send(other.producer(route()), 2, 3)
-    assert other.flush(30)
+    assert other.flush(60)
     assert numbers(shop.collector.events) == [0, 1, 2]
     other.close()
     wait_for(lambda: other.stats().aggregator_pid is None)

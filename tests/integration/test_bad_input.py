@@ -205,7 +205,7 @@ def test_impressions_that_are_none_harm_no_other(shop: Engine, batched: bool) ->
     for number, value in enumerate(odd):
         accepted += producer.enqueue(value)
         assert producer.enqueue(impression(1000 + number))
-    queue.flush(30)
+    queue.flush(60)
     wait_for(lambda: queue.stats().queued == 0)
     stats = queue.stats()
     assert stats.accepted == accepted + len(odd)
@@ -220,7 +220,7 @@ def test_records_of_a_hostile_producer_are_dropped_and_counted(shop: Engine) -> 
     queue = shop.queue(events_per_request=100)
     honest = queue.producer(route())
     assert honest.enqueue(impression(0))
-    assert queue.flush(30)
+    assert queue.flush(60)
     pid = wait_for(shop.aggregator_pid)
     requests: list[Any] = [
         None, 5, "x", {}, [], ["GET"], ["GET", "/", [], {}, None, 0, 0], ["PUT", "/", [], {}, None, 0],
@@ -238,7 +238,7 @@ def test_records_of_a_hostile_producer_are_dropped_and_counted(shop: Engine) -> 
             assert honest.enqueue(impression(1))
     unknown = _lane.Producer(queue._owner, 12345, _lane.SHAPE_PLAIN, _lane.KIND_EVENT)
     assert unknown.enqueue({"of": "no route"})
-    queue.flush(30)
+    queue.flush(60)
     wait_for(lambda: queue.stats().queued == 0)
     stats = queue.stats()
     assert shop.aggregator_pid() == pid
@@ -258,12 +258,10 @@ def lane_of(folder: Path, pid: int) -> Path:
 
 
 VICTIM = """
-import sys, time
+import json, sys, time
 import vwo_fast
 from tests.support.engine import impression, route
-queue = vwo_fast.Queue("shop", run_dir=sys.argv[1], spool_dir=sys.argv[2], base_url=sys.argv[3],
-                       events_per_request=100, idle_exit=1,
-                       retry_delay_min=0.05, retry_delay_max=0.2, connect_timeout=2, read_timeout=5)
+queue = vwo_fast.Queue("shop", **json.loads(sys.argv[1]))
 producer = queue.producer(route())
 print(producer.enqueue(impression(10**6)), flush=True)
 number = 10**6
@@ -280,7 +278,8 @@ def neighbour(shop: Engine) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     made: list[subprocess.Popen[str]] = []
 
     def start() -> subprocess.Popen[str]:
-        arguments = [sys.executable, "-c", VICTIM, str(shop.run_dir), str(shop.spool_dir), shop.collector.url]
+        options = {name: str(value) if isinstance(value, Path) else value for name, value in shop.options().items()}
+        arguments = [sys.executable, "-c", VICTIM, json.dumps({**options, "events_per_request": 100})]
         made.append(subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True))
         assert made[-1].stdout is not None
         assert made[-1].stdout.readline() == "True\n"
@@ -310,7 +309,7 @@ def test_a_scribbled_lane_costs_only_its_own_events(
     queue = shop.queue(events_per_request=100)
     producer = queue.producer(route())
     assert producer.enqueue(impression(0))
-    assert queue.flush(30)
+    assert queue.flush(60)
     pid = wait_for(shop.aggregator_pid)
     sent = 1
     for seed in range(4):
@@ -322,7 +321,7 @@ def test_a_scribbled_lane_costs_only_its_own_events(
             sent += 20
         victim.kill()
         victim.wait()
-    queue.flush(30)
+    queue.flush(60)
     mine = [number for number in numbers_of_ours(shop) if number < 10**6]
     assert mine == list(range(sent))
     assert shop.aggregator_pid() == pid

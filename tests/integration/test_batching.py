@@ -15,6 +15,7 @@ import pytest
 import vwo_fast
 from tests.support.collector import Rule
 from tests.support.engine import Engine, engine, impression, numbers, route, wait_for
+from tests.support.pace import Pace
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_a_full_batch_leaves_by_count(shop: Engine) -> None:
     assert shop.collector.wait(lambda c: len(c.events) == 6)
     assert [len(request.batch_events or ()) for request in shop.collector.batches] == [3, 3]
     assert queue.stats().queued == 1
-    assert queue.flush(20)
+    assert queue.flush(60)
     assert sorted(numbers(shop.collector.events)) == list(range(7))
 
 
@@ -72,14 +73,20 @@ def test_the_interval_starts_with_the_first_event(shop: Engine) -> None:
     """A batch leaves request_time_interval after its first event, not after the last one or the start."""
     queue = shop.queue(request_time_interval=1)
     producer = queue.producer(route())
-    producer.enqueue(impression(0))
-    assert queue.flush(20)
-    time.sleep(1.2)
-    started = time.time()
-    producer.enqueue(impression(1))
-    time.sleep(0.6)
-    producer.enqueue(impression(2))
-    assert shop.collector.wait(lambda c: len(c.events) == 3)
+    for attempt in itertools.count():
+        shop.collector.clear()
+        producer.enqueue(impression(0))
+        assert queue.flush(60)
+        time.sleep(1.2)
+        started = time.time()
+        producer.enqueue(impression(1))
+        time.sleep(0.6)
+        producer.enqueue(impression(2))
+        is_in_time = time.time() - started < 0.9
+        assert shop.collector.wait(lambda c: len(c.events) == 3)
+        # A busy machine may wake this process too late; then it has tried something else.
+        if is_in_time or attempt == 20:
+            break
     second = shop.collector.batches[1]
     assert numbers(second.batch_events or []) == [1, 2]
     assert second.time - started >= 0.9
@@ -91,12 +98,12 @@ def test_flush_clears_the_timer(shop: Engine) -> None:
     producer = queue.producer(route())
     producer.enqueue(impression(0))
     time.sleep(0.7)
-    assert queue.flush(20)
+    assert queue.flush(60)
     started = time.time()
     producer.enqueue(impression(1))
     assert shop.collector.wait(lambda c: len(c.events) == 2)
     assert shop.collector.batches[1].time - started >= 0.9
-    assert queue.flush(20)
+    assert queue.flush(60)
     assert len(shop.collector.requests) == 2
 
 
@@ -110,12 +117,14 @@ def _enqueue_some(options: dict[str, Any], start: int, stop: int, account: int) 
 def test_the_count_holds_over_all_processes_of_the_host(shop: Engine) -> None:
     """Four processes that put 5 events each into one queue make one batch of 20."""
     options = shop.options(events_per_request=20)
+    # Without a user that stays, the first to end might be the last one for a while, and nobody to wait for.
+    shop.queue(events_per_request=20)
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_enqueue_some, args=(options, n * 5, n * 5 + 5, 888888)) for n in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(120)
     assert shop.collector.wait(lambda c: len(c.events) == 20)
     assert len(shop.collector.batches) == 1
     assert sorted(numbers(shop.collector.events)) == list(range(20))
@@ -163,7 +172,7 @@ def test_bodies_keep_the_byte_limit_exactly(shop: Engine) -> None:
     producer = queue.producer(route())
     for n in range(60):
         assert producer.enqueue(impression(n, visitor_ua="x" * (n * 7 % 90)))
-    assert queue.flush(20)
+    assert queue.flush(60)
     batches = shop.collector.batches
     assert numbers(shop.collector.events) == list(range(60))
     for request, following in itertools.pairwise(batches):
@@ -179,7 +188,7 @@ def test_five_thousand_events_is_the_most(shop: Engine) -> None:
     for n in range(5001):
         assert producer.enqueue(impression(n))
     assert shop.collector.wait(lambda c: len(c.events) == 5000)
-    assert queue.flush(20)
+    assert queue.flush(60)
     assert [len(request.batch_events or ()) for request in shop.collector.batches] == [5000, 1]
 
 
@@ -227,7 +236,7 @@ def test_an_event_larger_than_a_lane_arrives(shop: Engine) -> None:
     assert producer.enqueue(impression(0))
     assert producer.enqueue(impression(1, visitor_ua="y" * 9_000_000))
     assert producer.enqueue(impression(2))
-    assert queue.flush(30)
+    assert queue.flush(60)
     assert numbers(shop.collector.events) == [0, 1, 2]
     assert len(shop.collector.events[1]["visitor_ua"]) == 9_000_000
     assert not list(queue.folder.glob("big-*"))
@@ -243,7 +252,7 @@ def test_flush_answers_false_while_the_server_refuses_and_true_after(shop: Engin
     assert queue.flush(1) is False
     assert shop.collector.events == []
     shop.collector.rules.clear()
-    assert queue.flush(20)
+    assert queue.flush(60)
     assert numbers(shop.collector.events) == list(range(10))
     assert queue.stats().delivered == 10
 
@@ -255,7 +264,7 @@ def test_flush_covers_the_events_of_other_processes(shop: Engine) -> None:
     worker.start()
     worker.join(60)
     queue = shop.queue(events_per_request=1000)
-    assert queue.flush(20)
+    assert queue.flush(60)
     assert sorted(numbers(shop.collector.events)) == list(range(50))
 
 
@@ -266,7 +275,7 @@ def test_a_413_is_split_down_to_the_event_that_is_refused(shop: Engine) -> None:
     producer = queue.producer(route())
     for n in range(32):
         assert producer.enqueue(impression(n, visitor_ua="z" * 2000 if n == 13 else "short"))
-    assert queue.flush(20) is False
+    assert queue.flush(60) is False
     assert sorted(numbers(shop.collector.events)) == [n for n in range(32) if n != 13]
     stats = queue.stats()
     assert (stats.delivered, stats.dead, stats.queued) == (31, 1, 0)
@@ -292,21 +301,19 @@ def test_any_2xx_counts_as_accepted(shop: Engine) -> None:
     queue = shop.queue(events_per_request=5)
     producer = queue.producer(route())
     assert all(producer.enqueue(impression(n)) for n in range(5))
-    assert queue.flush(20)
+    assert queue.flush(60)
     assert len(shop.collector.requests) == 1
 
 
 def test_several_batches_are_in_flight_and_one_visitor_keeps_its_order(shop: Engine) -> None:
-    """Batches of different visitors overlap on a slow server; the events of one visitor never overtake each other."""
-    shop.collector.rules.append(Rule(delay=0.1))
+    """Batches of three visitors are on their way at once, never two of one; each visitor's events keep their order."""
+    pace = Pace(shop.collector, lambda pace: pace.most < 3)
     queue = shop.queue(events_per_request=1, in_flight_max=4)
     producer = queue.producer(route())
     for n in range(24):
         assert producer.enqueue(impression(n % 3, sId=n))
-    assert queue.flush(30)
-    requests = shop.collector.requests
-    overlapping = sum(later.time - earlier.time < 0.09 for earlier, later in itertools.pairwise(requests))
-    assert overlapping
+    assert queue.flush(60)
+    assert pace.most == 3
     for visitor in range(3):
         order = [event["sId"] for event in shop.collector.events if int(event["u"], 16) == visitor]
         assert order == sorted(order)

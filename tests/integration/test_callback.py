@@ -36,7 +36,7 @@ def test_a_delivered_batch_is_reported_once_with_its_events(shop: Engine) -> Non
     producer = queue.producer(route())
     for n in range(6):
         producer.enqueue(impression(n))
-    assert queue.flush(20)
+    assert queue.flush(60)
     wait_for(lambda: len(callback.calls) == 2)
     assert [err for err, _, _ in callback.calls] == [None, None]
     assert sorted(n for _, events, _ in callback.calls for n in numbers(events)) == list(range(6))
@@ -50,7 +50,7 @@ def test_flush_returns_after_the_callbacks_of_its_batches(shop: Engine) -> None:
     producer = queue.producer(route())
     for n in range(10):
         producer.enqueue(impression(n))
-        assert queue.flush(20)
+        assert queue.flush(60)
         assert len(callback.calls) == n + 1
 
 
@@ -81,7 +81,7 @@ def test_a_callback_that_raises_changes_nothing(shop: Engine, caplog: pytest.Log
     producer = queue.producer(route())
     for n in range(3):
         producer.enqueue(impression(n))
-    assert queue.flush(20)
+    assert queue.flush(60)
     wait_for(lambda: len(seen) == 3)
     assert sorted(numbers(shop.collector.events)) == [0, 1, 2]
     assert "flush_callback raised" in caplog.text
@@ -90,7 +90,7 @@ def test_a_callback_that_raises_changes_nothing(shop: Engine, caplog: pytest.Log
 def test_a_callback_may_flush(shop: Engine) -> None:
     """flush called inside the callback does not wait for the callback itself."""
     answers = []
-    queue = shop.queue(events_per_request=1, flush_callback=lambda err, events: answers.append(queue.flush(20)))
+    queue = shop.queue(events_per_request=1, flush_callback=lambda err, events: answers.append(queue.flush(60)))
     queue.producer(route()).enqueue(impression(1))
     wait_for(lambda: answers)
     assert answers == [True]
@@ -104,7 +104,7 @@ def test_each_process_hears_of_its_own_events(shop: Engine) -> None:
     one_producer, two_producer = one.producer(route()), two.producer(route())
     for n in range(4):
         (one_producer if n % 2 else two_producer).enqueue(impression(n))
-    assert one.flush(20)
+    assert one.flush(60)
     wait_for(lambda: first.calls and second.calls)
     assert sorted(numbers(first.calls[0][1])) == [1, 3]
     assert sorted(numbers(second.calls[0][1])) == [0, 2]

@@ -98,7 +98,7 @@ def test_the_spool_is_listed_shown_and_exported(shop: Engine, command: Command, 
     assert command("spool", "export", str(out))[0] == 2, "nothing is written over"
     assert len(command("spool", "export", "-")[1].splitlines()) == 4
     shop.collector.rules.clear()
-    assert queue.flush(30)
+    assert queue.flush(60)
     assert sorted(numbers(shop.collector.events)) == list(range(20))
 
 
@@ -119,14 +119,14 @@ def test_dead_letters_are_sent_again_by_a_running_aggregator(shop: Engine, comma
     assert (code, done) == (0, {"letters": 1, "events": 1, "damaged": 0, "running": True})
     wait_for(lambda: queue.stats().delivered == 1)
     assert numbers(shop.collector.events) == [number]
-    assert queue.stats().dead == 3
+    wait_for(lambda: queue.stats().dead == 3)
     assert ledger(queue) == 4
     assert command("dead", "replay", "--all")[0] == 0
     wait_for(lambda: queue.stats().delivered == 4)
     assert sorted(numbers(shop.collector.events)) == [0, 1, 2, 3]
     assert queue.stats().dead == 0
-    assert not queue.flush(30), "that they were refused is told once"
-    assert queue.flush(30)
+    assert not queue.flush(60), "that they were refused is told once"
+    assert queue.flush(60)
     assert command("dead", "replay", "--all")[0] == 1, "there is none"
 
 
@@ -142,7 +142,7 @@ def test_dead_letters_are_sent_again_by_the_next_aggregator(shop: Engine, comman
     }
     assert all(letter["to_be_sent_again"] for letter in command("dead", "ls", "--json")[1]["dead"])
     shop.collector.rules.append(Rule(status=400, times=1))
-    queue.flush(30)
+    queue.flush(60)
     wait_for(lambda: queue.stats().delivered == 2)
     wait_for(lambda: queue.stats().dead == 1)
     assert ledger(queue) == 3
@@ -168,7 +168,7 @@ def test_dead_letters_are_purged(shop: Engine, command: Command, running: bool) 
     kept = b"".join(path.read_bytes() for path in folder.glob("spool.sqlite*"))
     assert f"{1:032X}".encode() not in kept, "what is purged is not left in the file"
     if not running:
-        assert queue.flush(30)
+        assert queue.flush(60)
     wait_for(lambda: queue.stats().dropped == {"purged": 4})
     assert queue.stats().dead == 0
     assert ledger(queue) == 4

@@ -63,7 +63,7 @@ def test_an_aggregator_in_the_foreground(shop: Engine) -> None:
             queue = shop.queue(events_per_request=100, aggregator="external", idle_exit=0)
             producer = queue.producer(route())
             assert all(producer.enqueue(impression(number)) for number in range(250))
-            flushed = command("flush", "--timeout", "30", environ=environ)
+            flushed = command("flush", "--timeout", "60", environ=environ)
             assert (flushed.returncode, flushed.stderr) == (0, "")
             assert sorted(numbers(shop.collector.events)) == list(range(250))
             status = json.loads(command("status", "--json", environ=environ).stdout)

@@ -50,7 +50,7 @@ def flushes(queue: vwo_fast.Queue, producer: vwo_fast.queue.Producer, first: int
     for number in range(first, first + count):
         assert producer.enqueue(impression(number))
         begin = time.monotonic()
-        assert queue.flush(30)
+        assert queue.flush(60)
         took.append(time.monotonic() - begin)
     return took
 
@@ -130,11 +130,11 @@ def test_who_says_nothing_at_all_is_cut_off(shop: Engine) -> None:
     queue = shop.queue(events_per_request=100)
     flushes(queue, queue.producer(route()), 0, 1)
     silent, greeted = connect(queue.folder / "ctl"), hello(queue.folder / "ctl")
-    silent.settimeout(30)
+    silent.settimeout(60)
     while silent.recv(4096):
         pass
     greeted.sendall(frame(msgpack.packb({"op": "ping", "id": 5})))
-    greeted.settimeout(30)
+    greeted.settimeout(60)
     assert msgpack.unpackb(greeted.recv(4096)[2:])["id"] == 5
     silent.close()
     greeted.close()

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.engine import Engine, engine
+from tests.support.ports import free_port
 from tests.support.servers import (
     EARLY,
     EARLY_VARIABLE,
     Server,
     assert_exactly_once,
     environment_python,
-    free_port,
     queue_environment,
     serve,
 )

@@ -45,7 +45,7 @@ def _run(processes: list[Any]) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(120)
     assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
@@ -61,7 +61,7 @@ def test_forked_children_share_the_queue(early: int) -> None:
         _run([context.Process(target=_enqueue, args=(producer, *bounds)) for bounds in ranges])
         _enqueue(producer, early, early + 10)
         wanted = set(range(early + 10)).union(*(range(*bounds) for bounds in ranges))
-        assert queue.flush(timeout=30)
+        assert queue.flush(timeout=60)
         queue.close()
         assert_exactly_once(made, wanted)
 
@@ -120,7 +120,7 @@ def test_a_child_killed_at_a_random_moment_loses_nothing_it_was_told_of() -> Non
             last, next_number = _kill_while_enqueuing(producer, 100_000 * round_number, 0.002 * (round_number % 7))
             made_numbers.update(range(100_000 * round_number, last))
             possible.add(next_number)
-        assert queue.flush(timeout=40)
+        assert queue.flush(timeout=60)
         queue.close()
         assert_exactly_once(made, made_numbers, possible=possible)
 
@@ -161,7 +161,7 @@ queue = vwo_fast.Queue("served", flush_callback=CALLBACK)
 producer = queue.producer(route())
 for number in range(50):
     assert producer.enqueue(impression(number))
-assert queue.flush(timeout=30)
+assert queue.flush(timeout=60)
 queue.stats()
 loaded = {"requests", "sqlite3", "urllib3"} & sys.modules.keys()
 assert not loaded, f"using vwo_fast loads {loaded}"

@@ -15,6 +15,7 @@ import pytest
 import vwo_fast
 from tests.support.collector import Recorded, Rule
 from tests.support.engine import ACCOUNT, Engine, engine, impression, numbers, route, wait_for
+from tests.support.pace import Pace
 from tests.support.proxy import Fault, Proxy
 from vwo_fast.client import Link
 
@@ -79,7 +80,7 @@ def duplicates(arrived: Counter[int]) -> int:
 def test_a_request_that_does_not_get_through_is_sent_again(net: Net, fault: Fault) -> None:
     """Reset, cut or swallowed on its way, a request is repeated until it arrives: lost 0, duplicated 0."""
     net.proxy.fault = fault
-    queue = net.queue(read_timeout=0.5)
+    queue = net.queue(**({"read_timeout": 2} if fault.black_hole else {}))
     put(queue)
     stats = settled(queue)
     assert duplicates(net.arrived()) == 0
@@ -152,11 +153,11 @@ def test_the_connect_timeout_applies(net: Net) -> None:
 def test_a_slow_line_is_not_a_dead_one(net: Net) -> None:
     """A body that takes longer than each of the timeouts arrives at the first try, as long as bytes move."""
     net.proxy.fault = Fault(bytes_per_second=1_000_000)
-    queue = net.queue(connect_timeout=0.5, read_timeout=1, events_per_request=2)
+    queue = net.queue(connect_timeout=2, read_timeout=2, events_per_request=2)
     started = time.monotonic()
-    put(queue, range(2), visitor_ua="x" * 1_200_000)
+    put(queue, range(2), visitor_ua="x" * 1_500_000)
     stats = settled(queue, 2)
-    assert time.monotonic() - started > 1.5
+    assert time.monotonic() - started > 2.5
     assert stats.requests == 1
     assert duplicates(net.arrived()) == 0
 
@@ -164,8 +165,8 @@ def test_a_slow_line_is_not_a_dead_one(net: Net) -> None:
 def test_an_answer_without_end_holds_nothing_up(net: Net) -> None:
     """The status alone decides; an answer of 100 MB that trickles is left alone after read_timeout."""
     net.engine.collector.rules.append(Rule(body=b"x" * 100_000_000, times=1))
-    net.proxy.fault = Fault(bytes_per_second=2000)
-    queue = net.queue(in_flight_max=1, read_timeout=1, events_per_request=1)
+    net.proxy.fault = Fault(bytes_per_second=5000)
+    queue = net.queue(in_flight_max=1, read_timeout=3, events_per_request=1)
     put(queue, range(3))
     settled(queue, 3)
     assert duplicates(net.arrived()) == 0
@@ -185,11 +186,11 @@ def test_connections_are_kept_alive(net: Net) -> None:
 
 def test_several_batches_are_in_flight_on_a_pool_of_connections(net: Net) -> None:
     """A slow server gets in_flight_max requests at a time, on as many connections as that, not one per request."""
-    net.engine.collector.rules.append(Rule(delay=0.1))
+    pace = Pace(net.engine.collector, lambda pace: pace.most < 4)
     queue = net.queue(in_flight_max=4)
     put(queue, range(400))
     settled(queue, 400)
-    assert most_at_once(net.engine.collector.requests, 0.1) == 4
+    assert pace.most == 4
     assert net.proxy.connections == 4
 
 
@@ -221,15 +222,16 @@ def test_one_probe_while_the_server_is_down_then_a_gentle_ramp(net: Net) -> None
     collector.rules.append(Rule(status=503, delay=0.1))
     queue = net.queue(in_flight_max=8, retry_delay_max=0.1)
     put(queue, range(400))
-    assert collector.wait(lambda c: sum(request.status == 503 for request in c.requests) >= 20)
+    assert collector.wait(lambda c: sum(request.status == 503 for request in c.requests) >= 24)
     down = [request for request in collector.requests if request.status == 503]
-    probes = down[8:]
+    # Those that were on their way at the first failure may come late.
+    probes = down[16:]
     assert most_at_once(probes, 0.1) == 1
-    collector.rules[:] = [Rule(delay=0.15)]
+    collector.rules[:] = [Rule(delay=0.3)]
     settled(queue, 400)
     back = collector.batches
-    assert all(request.time >= back[0].time + 0.15 * 0.9 for request in back[1:])
-    widths = [sum(first.time <= r.time < first.time + 0.15 * 0.9 for first in back) for r in back]
+    assert all(request.time >= back[0].time + 0.3 * 0.9 for request in back[1:])
+    widths = [sum(first.time <= r.time < first.time + 0.3 * 0.9 for first in back) for r in back]
     assert max(widths[:3]) <= 2
     assert max(widths) > 4
 

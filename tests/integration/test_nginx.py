@@ -11,7 +11,8 @@ import pytest
 import vwo_fast
 from tests.support.collector import Collector, Rule
 from tests.support.engine import Engine, engine, impression, numbers, route, wait_for
-from tests.support.nginx import Certificates, Nginx, free_port, program
+from tests.support.nginx import Certificates, Nginx, program
+from tests.support.ports import free_port
 from tests.support.proxy import ForwardProxy
 from vwo_fast.client import Link
 
@@ -60,7 +61,7 @@ def test_a_413_of_nginx_is_split(shop: Engine, tmp_path: Path) -> None:
         producer = queue.producer(route())
         for n in range(32):
             assert producer.enqueue(impression(n, visitor_ua="z" * 3000 if n == 13 else "short"))
-        assert queue.flush(30) is False
+        assert queue.flush(60) is False
         assert sorted(numbers(shop.collector.events)) == [n for n in range(32) if n != 13]
         stats = queue.stats()
     assert (stats.delivered, stats.dead, stats.queued, stats.spooled) == (31, 1, 0, 0)

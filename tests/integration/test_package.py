@@ -66,7 +66,7 @@ def test_the_wheel_works_alone(wheel: Path, tmp_path: Path) -> None:
 import vwo_fast
 queue = vwo_fast.Queue("alone")
 producer = queue.producer(vwo_fast.Route.fme(account_id=1, sdk_key="k", sdk_name="n", sdk_version="1"))
-assert producer.enqueue({"n": 1}) and queue.flush(timeout=30)
+assert producer.enqueue({"n": 1}) and queue.flush(timeout=60)
 queue.close()
 print(vwo_fast.__file__)
 """

@@ -53,7 +53,7 @@ def test_no_lane_is_left_by_recycled_workers() -> None:
                 before = _footprint(shop)
             if number % 10_000 == 0:
                 arrived.update(int(event["u"], 16) for event in shop.collector.take())
-        assert keeper.flush(30)
+        assert keeper.flush(60)
         wait_for(lambda: keeper.stats().lanes == 0)
         assert before is not None
         fds, rss = _footprint(shop)

@@ -46,7 +46,7 @@ def main():
         pids.append(pid)
     exits = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     accepted = [n for number in range(processes) for n in json.load(open(f"{spool_dir}/accepted-{number}"))]
-    flushed = queue.flush(30)
+    flushed = queue.flush(60)
     queue.close()
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and queue.stats().aggregator_pid is not None: time.sleep(0.05)

@@ -22,7 +22,8 @@ from tests.support import interpreters
 from tests.support.collector import Rule
 from tests.support.crashes import Account, end_aggregators, settle
 from tests.support.engine import Engine, engine, impression, numbers, route, wait_for
-from tests.support.servers import QUEUE, environment_python, free_port, queue_environment, serve
+from tests.support.ports import free_port
+from tests.support.servers import QUEUE, environment_python, queue_environment, serve
 from vwo_fast.client import Link
 from vwo_fast.stats import read_stats
 
@@ -46,6 +47,8 @@ def test_gunicorn_ends_within_its_grace_period(shop: Engine, tmp_path: Path, is_
     command += ["--preload", "--log-level=warning", "--graceful-timeout=10", "tests.support.wsgi_app:app"]
     with serve(command, port, queue_environment(shop, VWO_FAST_SHUTDOWN_TIMEOUT="2"), tmp_path / "log") as server:
         server.visit(100)
+        if is_silent:
+            wait_for(lambda: read_stats(shop.run_dir / QUEUE).in_flight)
         server.stop()
         made = set(server.made)
         assert server.process.returncode == 0
@@ -69,7 +72,7 @@ def test_an_aggregator_that_is_told_to_stop_saves_what_a_silent_server_holds(sho
     producer = queue.producer(route())
     for n in range(95):
         account.offer(lambda n: producer.enqueue(impression(n)), n)
-    wait_for(lambda: queue.stats().in_flight)
+    wait_for(lambda: queue.stats().in_flight == 40)
     end_aggregators(shop, signal.SIGTERM)
     stopped = queue.stats()
     assert (stopped.spooled, stopped.queued, stopped.in_flight) == (95, 0, 0)
@@ -180,13 +183,13 @@ def test_an_upgrade_while_workers_of_the_old_version_live(shop: Engine, tmp_path
     queue = shop.queue(events_per_request=7)
     producer = queue.producer(route())
     assert all(producer.enqueue(impression(n)) for n in range(20))
-    assert queue.flush(20)
+    assert queue.flush(60)
     aggregator = wait_for(lambda: _take_over(shop, new))
     answer = Link(queue.folder, "shop").ask({"op": "ping"}, 20)
     assert answer is not None
     assert answer["version"].startswith("9.")
     assert all(producer.enqueue(impression(n)) for n in range(20, 50))
-    assert queue.flush(20)
+    assert queue.flush(60)
     queue.close()
     aggregator.wait(60)
     assert sorted(numbers(shop.collector.events)) == list(range(50))
@@ -246,9 +249,9 @@ def test_a_worker_that_is_stopped_is_not_taken_for_dead(shop: Engine) -> None:
         wait_for(lambda size=size: record.exists() and record.stat().st_size > size)  # type: ignore[misc]
         os.kill(worker.pid, signal.SIGSTOP)
         (lane,) = keeper.folder.glob("lane-*")
-        assert keeper.flush(20)
+        assert keeper.flush(60)
         shop.kill_aggregator()
-        assert keeper.flush(20)
+        assert keeper.flush(60)
         wait_for(lambda: not keeper.stats().queued)
         assert list(keeper.folder.glob("lane-*")) == [lane]
         os.kill(worker.pid, signal.SIGCONT)
@@ -256,7 +259,7 @@ def test_a_worker_that_is_stopped_is_not_taken_for_dead(shop: Engine) -> None:
     wait_for(lambda: record.stat().st_size > size)
     worker.kill()
     worker.join(20)
-    assert keeper.flush(20)
+    assert keeper.flush(60)
     wait_for(lambda: not list(keeper.folder.glob("lane-*")))
     accepted = {int(number) for number in record.read_bytes().split()}
     arrived = numbers(shop.collector.events)

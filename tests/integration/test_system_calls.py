@@ -60,7 +60,7 @@ def _small_run(shop: Engine, zygote: Zygote, block: FailBlock) -> Account:
     with contextlib.suppress(TimeoutError):
         wait_for(lambda: queue.flush(0.5), timeout=1.0)
     block.disarm()
-    assert queue.flush(20)
+    assert queue.flush(60)
     if not isinstance(left, dict):
         left = zygote.ended()
     stats = settle(queue)
@@ -120,7 +120,7 @@ def test_the_nth_system_call_of_a_worker_fails(zygote: Zygote, tmp_path: Path) -
             index += 1
             first += 1 if IS_LONG else 4
         assert len(accepted) >= 20
-        assert queue.flush(20)
+        assert queue.flush(60)
         arrived = sorted(int(event["u"], 16) for event in shop.collector.events)
         assert arrived == sorted(accepted)
     print(f"\n{runs} runs, {len(accepted)} events accepted: lost 0, raised 0")
@@ -135,7 +135,7 @@ def test_a_worker_without_descriptors_lives_on() -> None:
         wait_for(shop.is_running)
         pids = [_forked_without(queue, left) for left in range(20)]
         assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * 20
-        assert queue.flush(20)
+        assert queue.flush(60)
         assert sorted(int(event["u"], 16) for event in shop.collector.events) == list(range(21))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.engine import Engine, engine, wait_for
+from tests.support.ports import free_port
 from tests.support.servers import (
     EARLY,
     EARLY_VARIABLE,
@@ -18,7 +19,6 @@ from tests.support.servers import (
     Server,
     assert_exactly_once,
     environment_python,
-    free_port,
     queue_environment,
     serve,
 )

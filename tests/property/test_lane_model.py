@@ -125,4 +125,4 @@ class LaneMachine(RuleBasedStateMachine):
 
 
 TestLane = LaneMachine.TestCase
-TestLane.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestLane.settings = settings(max_examples=60, stateful_step_count=60)

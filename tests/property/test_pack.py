@@ -74,24 +74,32 @@ plain = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(plain)
 def test_the_bytes_are_those_of_json_dumps(value: Any) -> None:
     """Compact, ASCII only, in insertion order, subclasses as json takes them."""
-    assert _batch.to_json(_lane.pack(value)).decode() == dumps(value)
+    ours, theirs = _batch.to_json(_lane.pack(value)).decode(), dumps(value)
+    # Not as one comparison: for each step on the way to a small example pytest would explain the difference.
+    is_same = ours == theirs
+    assert is_same
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=300),
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63), 2**64 - 1)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=300),
         lambda inner: st.lists(inner, max_size=70) | st.dictionaries(st.text(max_size=5), inner, max_size=40),
         max_leaves=60,
-    ).filter(lambda value: "nan" not in repr(value) and "inf" not in repr(value))
+    )
 )
 def test_the_payload_is_msgpack_in_its_shortest_form(value: Any) -> None:
     """Any msgpack reader understands what is in a lane."""
-    assert _lane.pack(value) == msgpack.packb(value)
+    is_same = _lane.pack(value) == msgpack.packb(value)
+    assert is_same
 
 
 @pytest.mark.parametrize("bits", [63, 64, 65, 2000, 2001, 5000, 20_000, 100_003])

@@ -21,7 +21,7 @@ ROUTES = [(route.key, route.encode()) for route in (ROUTE, OTHER)]
 BATCHES = 24
 ANY = 1 << 40
 
-_SETTINGS = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+_SETTINGS = settings(max_examples=80, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

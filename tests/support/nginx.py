@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["Certificates", "Nginx", "free_port", "program"]
+from tests.support.ports import free_port
+
+__all__ = ["Certificates", "Nginx", "program"]
 
 # Debian keeps it out of a user's PATH.
 PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
@@ -41,13 +43,6 @@ http {{
 def program(name: str) -> str | None:
     """Path of a program, or None."""
     return shutil.which(name, path=PATH)
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Certificates:
@@ -128,10 +123,10 @@ class Nginx:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(60)
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()

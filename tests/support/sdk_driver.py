@@ -49,7 +49,7 @@ class Driver:
         settings = json.dumps(self.job["settings"])
         if self.is_official:
             return import_module("vwo").launch(settings, **options)
-        return import_module("vwo_fast.fullstack").launch(settings, **options, **self.job.get("adapter", {}))
+        return import_module("vwo_fast.fullstack").launch(settings, **options, **self._adapter())
 
     def _fme(self) -> Any:
         settings = self.job["settings"]
@@ -60,7 +60,7 @@ class Driver:
         else:
             redirect_fme(self.job["collector"])
         if not self.is_official:
-            return import_module("vwo_fast.fme").init(options, **self.job.get("adapter", {}))
+            return import_module("vwo_fast.fme").init(options, **self._adapter())
         client = import_module("wingify" if self.job["label"].startswith("w") else "vwo").init(options)
         queue = client.batch_event_queue
 
@@ -69,6 +69,9 @@ class Driver:
 
         self.settle = settle
         return client
+
+    def _adapter(self) -> dict[str, Any]:
+        return {"flush_timeout": DEADLINE_SECONDS, **self.job.get("adapter", {})}
 
     def _with_callback(self, name: str) -> dict[str, Any]:
         options = dict(self.job["options"])

@@ -48,9 +48,15 @@ def run(label: str, job: dict[str, Any], variables: dict[str, str] | None = None
 
 
 def script(label: str, source: str, given: dict[str, Any], variables: dict[str, str] | None = None) -> Any:
-    """Run Python source in the SDK's environment. It has ``given``, and its value of ``result`` is returned."""
+    """Run Python source in the SDK's environment. It has ``given``, and its value of ``result`` is returned.
+
+    Unless it says otherwise a flush may take as long as a busy machine needs.
+    """
     lines = [
-        "import json, os, sys",
+        "import functools, json, os, sys",
+        "from vwo_fast import fme, fullstack",
+        "fme.init = functools.partial(fme.init, flush_timeout=60)",
+        "fullstack.launch = functools.partial(fullstack.launch, flush_timeout=60)",
         "given = json.load(sys.stdin)",
         source,
         "print('\\n' + json.dumps(result), flush=True)",

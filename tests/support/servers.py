@@ -32,7 +32,6 @@ __all__ = [
     "Server",
     "assert_exactly_once",
     "environment_python",
-    "free_port",
     "queue_environment",
     "serve",
 ]
@@ -65,13 +64,6 @@ def queue_environment(engine: Engine, **variables: str) -> dict[str, str]:
     options = engine.options(events_per_request=20, request_time_interval=1)
     given = {f"VWO_FAST_{name.upper()}": str(value) for name, value in options.items()}
     return {**os.environ, **given, "VWO_FAST_QUEUE": QUEUE, **variables}
-
-
-def free_port() -> int:
-    """A port that was free a moment ago, for servers that must bind it themselves."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Server:
@@ -180,10 +172,10 @@ def assert_exactly_once(engine: Engine, made: set[int], possible: set[int] | Non
 
     Duplicates may come late, so the counting waits until the aggregator has left.
     """
-    engine.collector.wait(lambda c: made <= set(numbers(c.events)), timeout=40)
+    engine.collector.wait(lambda c: made <= set(numbers(c.events)), timeout=90)
     missing = made - set(numbers(engine.collector.events))
     assert not missing, f"{len(missing)} of {len(made)} lost, among them {sorted(missing)[:5]}\n{_state(engine)}"
-    wait_for(lambda: not engine.is_running(QUEUE), timeout=40)
+    wait_for(lambda: not engine.is_running(QUEUE), timeout=90)
     arrived = Counter(numbers(engine.collector.events))
     assert {number: times for number, times in arrived.items() if times > 1} == {}
     assert set(arrived) - made <= (possible or set())

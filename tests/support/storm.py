@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.engine import Engine, wait_for
-from tests.support.servers import QUEUE, Server, environment_python, free_port, queue_environment, serve
+from tests.support.ports import free_port
+from tests.support.servers import QUEUE, Server, environment_python, queue_environment, serve
 from vwo_fast.locks import AGGREGATOR_LOCK, lock_file
 from vwo_fast.stats import Stats, read_stats
 
