@@ -178,7 +178,14 @@ def _status(options: argparse.Namespace) -> int:
             value = ", ".join(f"{reason} {amount}" for reason, amount in sorted(value.items())) or "none"
         elif value is None:
             value = "not running"
+        elif name == "heartbeat_age":
+            value = f"{value:.1f} s"
         print(f"  {name.replace('_', ' '):<18} {value}")
+    if stats.is_hung:
+        print(
+            f"process {stats.aggregator_pid} holds the queue and has shown no sign of life"
+            f" for {stats.heartbeat_age:.0f} s: nothing is sent; `vwo-fast doctor` says what to do"
+        )
     if answer is not None and answer.get("last_error"):
         print(f"  {'last error':<18} {answer['last_error']}")
     return EXIT_OK

@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vwo_fast import __version__, launch, paths
 from vwo_fast._options import OPTIONS
 from vwo_fast.config import Settings, differences, load_settings
 from vwo_fast.errors import VwoFastError
+
+if TYPE_CHECKING:
+    from vwo_fast.stats import Stats
 
 __all__ = ["Check", "examine"]
 
@@ -342,7 +345,7 @@ def _aggregator(settings: Settings) -> Iterator[Check]:
         )
     else:
         answer = Link(folder, settings.queue, auto=False).ask({"op": "ping"}, ANSWER_TIMEOUT)
-        yield _alive(settings, stats.aggregator_pid, answer, waiting)
+        yield _alive(settings, stats, answer, waiting)
     lost = sum(stats.dropped.values()) + stats.dead
     if lost:
         yield Check(
@@ -353,15 +356,17 @@ def _aggregator(settings: Settings) -> Iterator[Check]:
         )
 
 
-def _alive(settings: Settings, pid: int, answer: dict[str, Any] | None, waiting: int) -> Check:
-    name = "aggregator"
+def _alive(settings: Settings, stats: Stats, answer: dict[str, Any] | None, waiting: int) -> Check:
+    name, pid = "aggregator", stats.aggregator_pid
     if answer is None:
-        return Check(
-            name=name,
-            level="FAIL",
-            text=f"process {pid} holds the lock and does not answer",
-            advice=f"see {settings.queue_spool_dir / 'aggregator.log'}; if it hangs, kill -9 {pid}: nothing is lost",
-        )
+        text = f"process {pid} holds the lock and does not answer"
+        if stats.is_hung:
+            text += f"; it has shown no sign of life for {stats.heartbeat_age:.0f} s"
+        end = f"see {settings.queue_spool_dir / 'aggregator.log'}; if it hangs, kill -9 {pid}: nothing is lost"
+        if _is_stopped(pid):
+            text += "; somebody has stopped it (SIGSTOP, a debugger)"
+            end = f"let it go on: kill -CONT {pid}"
+        return Check(name=name, level="FAIL", text=text, advice=end)
     theirs = answer.get("version")
     if theirs != __version__:
         return Check(
@@ -371,6 +376,14 @@ def _alive(settings: Settings, pid: int, answer: dict[str, Any] | None, waiting:
             advice=f"kill {pid}: it saves everything, and the next event starts the installed version",
         )
     return Check(name=name, level="OK", text=f"process {pid} answers; {waiting} events wait")
+
+
+def _is_stopped(pid: int | None) -> bool:
+    """Whether a process is stopped, where the system tells it as Linux does."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "Tt"
+    except (OSError, IndexError):
+        return False
 
 
 def _configuration(settings: Settings) -> Iterator[Check]:

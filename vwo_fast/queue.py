@@ -17,7 +17,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from vwo_fast import _batch, _lane
+from vwo_fast import _batch, _lane, stats
 from vwo_fast._wire import fme_realtime_request
 from vwo_fast.client import Doorbell, Link, flush
 from vwo_fast.config import load_settings
@@ -62,6 +62,7 @@ class _Owner(_lane.LaneOwner):
         self._is_replacing = False
         self._replaced_at = 0.0
         self._refusals: dict[int, tuple[float, int]] = {}
+        self._hung_said = 0.0
 
     def hook_attach(self) -> bool:
         if self.is_closed or time.monotonic() - self._attach_failed < ATTACH_RETRY_SECONDS:
@@ -159,7 +160,21 @@ class _Owner(_lane.LaneOwner):
     def ensure_aggregator(self) -> None:
         """See that an aggregator lives, or have one launched; never waits for it."""
         control = self.member.control
-        self.link.ensure(lambda: control.claim_launch(time.monotonic_ns(), LAUNCH_INTERVAL_NS))
+        if self.link.ensure(lambda: control.claim_launch(time.monotonic_ns(), LAUNCH_INTERVAL_NS)):
+            self._see_it_work()
+
+    def _see_it_work(self) -> None:
+        """Say it when the aggregator holds the queue and does nothing. A worker does not decide to end it."""
+        age = stats.heartbeat_age(self.member.control)
+        now = time.monotonic()
+        if age > stats.HUNG_SECONDS and (not self._hung_said or now - self._hung_said >= LOG_INTERVAL_SECONDS):
+            self._hung_said = now
+            logger.error(
+                "queue %r: process %d holds the queue and has shown no sign of life for %d s: nothing is sent",
+                self.link.queue,
+                self.member.control.aggregator_pid,
+                age,
+            )
 
     def hook_full(self, needed_bytes: int, waited: float) -> bool:
         self.ensure_aggregator()

@@ -16,11 +16,14 @@ from vwo_fast._lane import Control, LaneReader, SegmentError
 from vwo_fast.counters import ControlCounter, LaneCounter, Reason
 from vwo_fast.locks import AGGREGATOR_LOCK, lock_file
 
-__all__ = ["Stats", "read_stats"]
+__all__ = ["HUNG_SECONDS", "Stats", "heartbeat_age", "read_stats"]
 
 FIRST_DROP_REASON = 16
 READ_ATTEMPTS = 50
 READ_RETRY_SECONDS = 0.0005
+
+HUNG_SECONDS = 10.0
+"""An aggregator shows about once a second that it works; one that has not for so long hangs, or was stopped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,8 @@ class Stats:
 
     aggregator_pid: int | None
     """Process id of the aggregator that lives, or None."""
+    heartbeat_age: float | None
+    """Seconds since it last showed that it works, usually less than one; None when none lives."""
     accepted: int
     """``enqueue`` returned True."""
     delivered: int
@@ -59,6 +64,11 @@ class Stats:
     """Events of requests that were sent and had no answer, or that of a gateway which had none (502, 504):
     a duplicate is possible for these."""
 
+    @property
+    def is_hung(self) -> bool:
+        """Whether the aggregator holds the queue and does nothing."""
+        return self.heartbeat_age is not None and self.heartbeat_age > HUNG_SECONDS
+
     def to_json_dict(self) -> dict[str, Any]:
         """The fields by name, for JSON."""
         return {name: getattr(self, name) for name in self.__slots__}
@@ -74,6 +84,11 @@ def read_stats(folder: Path) -> Stats:
         return _read(folder, control)
     finally:
         control.close()
+
+
+def heartbeat_age(control: Control) -> float:
+    """Seconds since an aggregator last showed that it works."""
+    return max(0.0, (time.monotonic_ns() - control.heartbeat_ns) / 1e9)
 
 
 def _read(folder: Path, control: Control) -> Stats:
@@ -101,6 +116,7 @@ def _read(folder: Path, control: Control) -> Stats:
     spooled = totals[ControlCounter.GAUGE_SPOOLED_EVENTS]
     return Stats(
         aggregator_pid=(control.aggregator_pid or None) if alive else None,
+        heartbeat_age=heartbeat_age(control) if alive else None,
         accepted=accepted,
         delivered=totals[ControlCounter.DELIVERED],
         queued=max(0, accepted - settled - in_flight - spooled),

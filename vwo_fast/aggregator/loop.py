@@ -415,6 +415,7 @@ def _run_alone(settings: Settings, *, foreground: bool) -> int:
                 return 0
             # Whoever sees the lock held must not find the pid of one that was killed, which may be another's by now.
             membership.control.aggregator_pid = os.getpid()
+            membership.control.heartbeat_ns = time.monotonic_ns()
         finally:
             membership.leave()
         if not foreground:
