@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import io
 import logging
 import os
 import socket
@@ -18,7 +17,6 @@ import time
 import traceback
 from collections import deque
 from dataclasses import dataclass, field
-from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
@@ -28,6 +26,7 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import InvalidHeader
 from urllib3.connection import HTTPConnection
 
+from vwo_fast.aggregator.exchange import Answer, Recording, progress, watch
 from vwo_fast.aggregator.failpoint import reach
 from vwo_fast.aggregator.outcome import Reply, parse_retry_after, server_clock
 from vwo_fast.config import Settings
@@ -38,9 +37,9 @@ logger = logging.getLogger(__name__)
 
 EXCERPT_BYTES = 1024
 BODY_READ_MAX = 1 << 16
-SEND_PIECE_BYTES = 1 << 14
 UNSENT_BYTES = 1 << 17
 KEPT_MAX = 64
+_TAKEN = Reply(status=200)
 
 Token = TypeVar("Token")
 
@@ -60,80 +59,26 @@ class _Sender(Protocol):
     def send(self, request: HttpRequest) -> Reply: ...
 
 
-class _Progress(threading.local):
-    """How far the request of this thread has come."""
-
-    is_sent = False
-    """All of it was handed to the kernel. Before that no server can have taken it."""
-
-
-_progress = _Progress()
-
-
-class _Watched:
-    """Mixed into a connection class: watches how a request goes out and how long its answer takes."""
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        super().request(*args, **kwargs)  # type: ignore[misc]
-        _progress.is_sent = True
-
-    def send(self, data: Any) -> None:
-        # A timeout holds for one call. With small ones it limits how long nothing moves, not how long a body takes.
-        if isinstance(data, bytes) and len(data) > SEND_PIECE_BYTES:
-            view = memoryview(data)
-            for start in range(0, len(data), SEND_PIECE_BYTES):
-                super().send(view[start : start + SEND_PIECE_BYTES])  # type: ignore[misc]
-        else:
-            super().send(data)  # type: ignore[misc]
-
-    def response_class(self, sock: socket.socket, *args: Any, **kwargs: Any) -> HTTPResponse:
-        return HTTPResponse(_AnswerSocket(sock), *args, **kwargs)  # type: ignore[arg-type]
-
-
-class _AnswerSocket:
-    """What http.client wants of a socket in order to read an answer from it."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Answer(self._sock))
-
-
-class _Answer(io.RawIOBase):
-    """Reads one answer within the socket's timeout as a whole, so that one which trickles does not hold its sender."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._raw = sock.makefile("rb", buffering=0)
-        self._until = time.monotonic() + (sock.gettimeout() or 0.0)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left = self._until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the answer takes too long")
-        self._sock.settimeout(left)
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
 class _Adapter(HTTPAdapter):
     """The usual adapter, with connections that are watched, to the server and to each kind of proxy."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, socket_options=_socket_options(), **kwargs)
-        _watch(self.poolmanager)
+        watch(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, socket_options=_socket_options(), **kwargs)
-        _watch(manager)
+        watch(manager)
         return manager
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        progress.pool = super().get_connection_with_tls_context(*args, **kwargs)
+        return progress.pool
+
+    def get_connection(self, *args: Any, **kwargs: Any) -> Any:
+        # What requests calls instead before 2.32.
+        progress.pool = super().get_connection(*args, **kwargs)
+        return progress.pool
 
 
 def _socket_options() -> list[tuple[int, int, int | bytes]]:
@@ -144,19 +89,7 @@ def _socket_options() -> list[tuple[int, int, int | bytes]]:
     return options
 
 
-def _watch(manager: Any) -> None:
-    """Let a pool manager make watched connections. May be called again for the same one."""
-    found = {}
-    for scheme, pool in manager.pool_classes_by_scheme.items():
-        connection = pool.ConnectionCls
-        if not issubclass(connection, _Watched):
-            connection = type(connection.__name__, (_Watched, connection), {})
-            pool = type(pool.__name__, (pool,), {"ConnectionCls": connection})
-        found[scheme] = pool
-    manager.pool_classes_by_scheme = found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Ready:
     """What is the same in all batches of a route; to prepare it takes as long as to send it.
 
@@ -166,6 +99,8 @@ class _Ready:
 
     prepared: requests.PreparedRequest
     environment: Any
+    recording: Recording | None = None
+    """The last request that the libraries made of it."""
 
 
 class Transport:
@@ -190,24 +125,37 @@ class Transport:
 
     def send(self, request: HttpRequest) -> Reply:
         """Send and wait for the answer. Never raises."""
-        _progress.is_sent = False
+        progress.is_sent = False
         try:
             ready = self._ready(request)
-            prepared = ready.prepared.copy()
-            if request.body is not None:
-                prepared.prepare_body(request.body, None)
-            with self._session.send(
-                prepared, timeout=self._timeout, allow_redirects=False, **ready.environment
-            ) as response:
-                return Reply(
-                    status=response.status_code,
-                    retry_after=parse_retry_after(
-                        response.headers.get("Retry-After"), server_clock(response.headers.get("Date"), time.time())
-                    ),
-                    excerpt=_read_excerpt(response),
-                )
+            answer = None
+            if ready.recording is not None and request.body is not None:
+                answer = ready.recording.play(request.body)
+            if answer is None:
+                answer = self._send_first(ready, request.body)
         except Exception as exc:
             return _reply_for(exc)
+        if answer.status == 200:
+            return _TAKEN
+        clock = server_clock(answer.headers.get("date"), time.time())
+        return Reply(
+            status=answer.status,
+            retry_after=parse_retry_after(answer.headers.get("retry-after"), clock),
+            excerpt=answer.body[:EXCERPT_BYTES].decode("utf-8", "replace"),
+        )
+
+    def _send_first(self, ready: _Ready, body: bytes | None) -> Answer:
+        """Have the libraries send it, and keep how they did."""
+        prepared = ready.prepared.copy()
+        if body is not None:
+            prepared.prepare_body(body, None)
+        with self._session.send(
+            prepared, timeout=self._timeout, allow_redirects=False, **ready.environment
+        ) as response:
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            answer = Answer(status=response.status_code, headers=headers, body=_read_beginning(response))
+        ready.recording = Recording.of_this_thread(self._timeout[1])
+        return answer
 
     def _ready(self, request: HttpRequest) -> _Ready:
         key = (request.method, request.url, request.params, tuple(request.headers.items()))
@@ -241,7 +189,7 @@ def _keep_authorization(prepared: requests.PreparedRequest) -> requests.Prepared
     return prepared
 
 
-def _read_excerpt(response: requests.Response) -> str:
+def _read_beginning(response: requests.Response) -> bytes:
     """The beginning of the body; reading it to its end gives the connection back to the pool."""
     data = b""
     # The status has arrived, and it alone decides; a body that breaks off changes nothing.
@@ -250,12 +198,12 @@ def _read_excerpt(response: requests.Response) -> str:
             data += chunk
             if len(data) >= BODY_READ_MAX:
                 break
-    return data[:EXCERPT_BYTES].decode("utf-8", "replace")
+    return data
 
 
 def _reply_for(exc: Exception) -> Reply:
     is_unsendable = isinstance(exc, (InvalidHeader, UnicodeError))
-    return Reply(error=_describe(exc), unsendable=is_unsendable, may_have_arrived=_progress.is_sent)
+    return Reply(error=_describe(exc), unsendable=is_unsendable, may_have_arrived=progress.is_sent)
 
 
 def _causes(exc: BaseException) -> list[BaseException]:
