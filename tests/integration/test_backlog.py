@@ -10,7 +10,7 @@ import pytest
 
 import vwo_fast
 from tests.support.collector import Rule
-from tests.support.crashes import OPTIONS, Account, settle, start_aggregator
+from tests.support.crashes import OPTIONS, Account, end_aggregators, settle, start_aggregator
 from tests.support.engine import Engine, engine, impression, numbers, route, wait_for
 
 ANSWER_PLACES = [
@@ -46,7 +46,7 @@ def many_small_batches(shop: Engine, account: Account, queue: vwo_fast.Queue, ba
             wait_for(shop.is_running)
             queue.flush(0.01)
     wait_for(lambda: queue.stats().spooled == 5 * batches)
-    shop.kill_aggregator()
+    end_aggregators(shop, signal.SIGKILL)
     shop.collector.requests.clear()
     shop.collector.rules.clear()
 
@@ -101,7 +101,7 @@ def test_fresh_events_arrive_before_a_backlog_is_done(shop: Engine) -> None:
         account.offer(lambda n: producer.enqueue(impression(n)), n)
     wait_for(lambda: backlog + 99 in numbers(shop.collector.events))
     assert queue.stats().spooled > backlog // 2
-    shop.kill_aggregator()
+    end_aggregators(shop, signal.SIGKILL)
     for n in range(backlog + 100, backlog + 200):
         account.offer(lambda n: producer.enqueue(impression(n)), n)
     wait_for(lambda: backlog + 199 in numbers(shop.collector.events))

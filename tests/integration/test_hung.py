@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 import vwo_fast
+from tests.support.crashes import end_aggregators
 from tests.support.engine import Engine, engine, impression, numbers, route, wait_for
 from vwo_fast import cli, stats
 from vwo_fast.queue import logger as queue_logger
@@ -95,7 +96,7 @@ def test_one_that_works_is_not_called_hung(shop: Engine, capsys: pytest.CaptureF
         assert producer.enqueue(impression(n))
     assert queue.flush(20)
     assert (queue.stats().heartbeat_age or 0) < stats.HUNG_SECONDS
-    shop.kill_aggregator()
+    end_aggregators(shop, signal.SIGKILL)
     assert queue.stats().heartbeat_age is None
     assert producer.enqueue(impression(200))
     wait_for(shop.aggregator_pid)
