@@ -119,7 +119,7 @@ class LaneOwner:
     def hook_ring(self) -> None:
         """The aggregator sleeps and this caller took the doorbell."""
     def hook_tick(self) -> None:
-        """Is the aggregator alive?  At the first enqueue of each period of about 4 ms.
+        """Is the aggregator alive?  At the first enqueue of each period of about 17 ms.
 
         While the lock given to ``watch_aggregator`` is held, only of each period of about a second.
         """
