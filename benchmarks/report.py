@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plot import Bar, Line, bar_chart, line_chart, save
 from benchmarks.support.facts import ROOT
+from vwo_fast.tuning.plot import Bar, Line, bar_chart, line_chart, save
 
 __all__ = ["table", "write_report"]
 

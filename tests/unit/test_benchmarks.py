@@ -6,10 +6,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from benchmarks.plot import Bar, Line, Mark, bar_chart, line_chart
 from benchmarks.report import table
 from benchmarks.support.rounds import Way, alternate, spread
 from benchmarks.support.rows import pair_row
+from vwo_fast.tuning.plot import Bar, Line, Mark, bar_chart, line_chart
 
 
 def test_spread_of_known_values() -> None:

@@ -25,7 +25,7 @@ LAYERS = (
     ("aggregator", "reports"),
     ("queue",),
     ("",),
-    ("_sdk", "doctor"),
+    ("_sdk", "doctor", "tuning"),
     ("_fme_seam",),
     ("cli", "cli_spool", "fme", "fullstack"),
     ("__main__", "integrations"),

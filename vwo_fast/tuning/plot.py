@@ -16,6 +16,7 @@ __all__ = ["Bar", "Line", "Mark", "bar_chart", "line_chart", "save"]
 
 COLOURS = ("#2f7ed8", "#d9534f", "#3c9d5d", "#b8860b", "#8a5bb5", "#5f7d8c")
 TEXT = "#7a7a7a"
+POWERS_FEW = 3
 FONT = 'font-family="sans-serif" font-size="12"'
 
 
@@ -65,13 +66,17 @@ class _Scale:
         return round(self.begin + share * (self.end - self.begin), 1)
 
     def ticks(self) -> list[float]:
+        """Round numbers within the scale."""
         if self.log:
-            powers = range(math.ceil(math.log10(self.first)), math.floor(math.log10(self.last)) + 1)
-            return [10.0**power for power in powers]
+            powers = range(math.floor(math.log10(self.first)), math.floor(math.log10(self.last)) + 1)
+            # Powers of ten alone, unless so few of them lie here that a reader could not tell what lies between.
+            factors = (1, 2, 5) if len(powers) <= POWERS_FEW else (1,)
+            found = [factor * 10.0**power for power in powers for factor in factors]
+            return [tick for tick in found if self.first <= tick <= self.last]
         step = 10 ** math.floor(math.log10(max(self.last - self.first, 1e-12) / 4))
         step *= next(factor for factor in (1, 2, 5, 10) if (self.last - self.first) / (step * factor) <= 6)
-        count = math.floor((self.last - self.first) / step + 1e-9)
-        return [self.first + number * step for number in range(count + 1)]
+        begin, end = math.ceil(self.first / step - 1e-9), math.floor(self.last / step + 1e-9)
+        return [number * step for number in range(begin, end + 1)]
 
 
 def _number(value: float) -> str:
