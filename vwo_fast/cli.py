@@ -1,4 +1,4 @@
-"""The command line: run the aggregator, show a queue, flush it, check the machine, look at what is on disk.
+"""The command line: run the aggregator, show a queue, flush it, check and measure the machine, look at the disk.
 
 Exit codes: 0 done, 1 the answer is no (not delivered, a check failed), 2 the
 question could not be asked (wrong option, no such queue).
@@ -86,9 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="as one JSON object")
     doctor.set_defaults(command=_doctor)
 
-    from vwo_fast import cli_spool
+    from vwo_fast import cli_spool, cli_tuning
 
     cli_spool.add_commands(commands, common, _settings)
+    cli_tuning.add_commands(commands)
     return parser
 
 

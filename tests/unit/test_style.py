@@ -27,7 +27,7 @@ LAYERS = (
     ("",),
     ("_sdk", "doctor", "tuning"),
     ("_fme_seam",),
-    ("cli", "cli_spool", "fme", "fullstack"),
+    ("cli", "cli_spool", "cli_tuning", "fme", "fullstack"),
     ("__main__", "integrations"),
 )
 
