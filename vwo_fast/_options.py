@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from vwo_fast._value import Value
 
 __all__ = ["ALIASES", "OPTIONS", "Option", "environment_name", "shown"]
 
@@ -19,14 +20,14 @@ Kind = Literal["bytes", "choice", "count", "file", "folder", "fraction", "power 
 
 _INTEGERS = ("bytes", "count", "power of two")
 _NUMBERS = ("fraction", "seconds")
-_INTEGER_TEXT = re.compile(r"[+-]?[0-9]{1,24}\Z")
-_NUMBER_TEXT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\Z")
-_URL = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?((?:/[!-~]*)?)\Z", re.IGNORECASE)
+# Compiled by those that come to need them, so that importing this costs little.
+_INTEGER_TEXT = r"[+-]?[0-9]{1,24}\Z"
+_NUMBER_TEXT = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\Z"
+_URL = r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?((?:/[!-~]*)?)\Z"
 _SHOWN_MAX = 200
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class Option(Value):
     """One option. ``default`` is None where it is worked out; ``default_text`` then says how.
 
     ``scope``: an option of the "queue" must have one value in all processes of a
@@ -89,8 +90,7 @@ class Option:
         return number
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alias:
+class Alias(Value):
     """Another spelling of an option, which takes ``per_unit`` times the option's number."""
 
     name: str
@@ -100,7 +100,7 @@ class Alias:
 
 
 def _integer(raw: object, text: bool) -> int:
-    if text and isinstance(raw, str) and _INTEGER_TEXT.match(raw):
+    if text and isinstance(raw, str) and re.match(_INTEGER_TEXT, raw):
         return int(raw)
     if isinstance(raw, bool) or not isinstance(raw, int):
         raise ValueError("not an integer")
@@ -108,7 +108,7 @@ def _integer(raw: object, text: bool) -> int:
 
 
 def _number(raw: object, text: bool) -> float:
-    if text and isinstance(raw, str) and _NUMBER_TEXT.match(raw):
+    if text and isinstance(raw, str) and re.match(_NUMBER_TEXT, raw):
         raw = float(raw)
     if isinstance(raw, bool) or not isinstance(raw, (int, float)):
         raise ValueError("not a number")
@@ -132,7 +132,7 @@ def _path(raw: object, base: str | None) -> str:
 
 def _url(raw: object) -> str:
     """The URL with its scheme and host in lower case and no slash at the end, so that equal ones compare equal."""
-    found = _URL.match(raw) if isinstance(raw, str) else None
+    found = re.match(_URL, raw, re.IGNORECASE) if isinstance(raw, str) else None
     if found is None:
         raise ValueError("not a URL of this form")
     scheme, host, port, path = found.groups()

@@ -14,7 +14,6 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +115,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = _written_settings(options) if options.detached else _operator_settings(options)
     # Whoever runs it in the foreground watches it and ends it; what a worker launches must leave by itself,
     # also when the application that wrote the settings down had somebody else to start it.
-    settings = replace(settings, aggregator="auto" if options.detached else "external")
+    settings = settings.replace(aggregator="auto" if options.detached else "external")
     code: int = loop.run(settings.queue_dir, settings, foreground=not options.detached)
     return code
 

@@ -12,19 +12,19 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from vwo_fast import paths
 from vwo_fast._options import ALIASES, OPTIONS, Option, environment_name, shown
+from vwo_fast._value import Value
 from vwo_fast.errors import ConfigError
 
 __all__ = ["Settings", "check_queue_name", "differences", "load_settings"]
 
 _PREFIX = "VWO_FAST_"
-_QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_QUEUE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
 
 # Variables that are ours without being options: the first two are read here and by the command line,
 # the others belong to the build and the tests, whose processes open queues too.
@@ -37,8 +37,7 @@ EVENTS_PER_REQUEST_DEFAULT = 100
 REQUEST_TIME_INTERVAL_DEFAULT = 600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Value):
     """What a queue runs with. Make it with :func:`load_settings`; each field is described in ``_options.py``."""
 
     queue: str
@@ -87,8 +86,7 @@ class Settings:
 
     def to_json_dict(self) -> dict[str, str | int | float | None]:
         """The settings as JSON can carry them."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in self._as_dict().items()}
 
     @classmethod
     def from_json_dict(cls, data: Mapping[str, Any], *, source: str = "config.json") -> Settings:
@@ -99,8 +97,7 @@ class Settings:
         return _build(data["queue"], [_Layer(source=source, values=given)])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layer:
+class _Layer(Value):
     """The options of one source. ``prefix`` comes before a name where an error says where a value is from."""
 
     source: str
@@ -178,7 +175,7 @@ def _check_files(settings: Settings) -> None:
 
 def check_queue_name(queue: object) -> str:
     """The name, when it is one. Raises ConfigError."""
-    if not isinstance(queue, str) or not _QUEUE_NAME.match(queue):
+    if not isinstance(queue, str) or not re.match(_QUEUE_NAME, queue):
         raise ConfigError(
             f"queue={queue!r}: expected 1 to 64 letters, digits and . _ - of ASCII, the first a letter or digit"
         )

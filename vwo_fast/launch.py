@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -24,9 +23,6 @@ LAUNCH_INTERVAL_NS = 2_000_000_000
 """At most one launch per queue and host in this time; a start takes well under a second."""
 
 REAP_SECONDS = 2.0
-
-# A server may ignore these around its fork; the aggregator must not inherit that.
-_DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE)
 
 _PASSED = frozenset(
     ("HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TEMP", "TMP", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV")
@@ -85,13 +81,18 @@ def launch(folder: Path, queue: str, *, python: str | None = None) -> None:
     Returns when the shell has ended, about a millisecond later; whether the
     aggregator lives shows in its lock.  Raises OSError when nothing could be spawned.
     """
+    # Imported by the one process of a host that gets here; those that only enqueue need none of it.
+    from signal import SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGTERM
+
+    # A server may ignore these around its fork; the aggregator must not inherit that.
+    signals = (SIGTERM, SIGINT, SIGHUP, SIGCHLD, SIGPIPE)
     environment = _environment()
     here = str(Path(__file__).resolve().parent.parent)
     inherited = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = here if not inherited else os.pathsep.join((here, inherited))
     arguments = ["/bin/sh", "-c", _SHELL, "sh", str(folder), find_python(python), "-m", "vwo_fast", "run"]
     arguments += ["--detached", "--queue", queue, "--run-dir", str(folder.parent)]
-    pid = os.posix_spawn("/bin/sh", arguments, environment, setsid=True, setsigmask=(), setsigdef=_DEFAULT_SIGNALS)
+    pid = os.posix_spawn("/bin/sh", arguments, environment, setsid=True, setsigmask=(), setsigdef=signals)
     _reap(pid)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Literal
 
 import msgpack
 
+from vwo_fast._value import Value
 from vwo_fast.errors import ConfigError
 
 __all__ = ["Route"]
@@ -21,20 +21,21 @@ __all__ = ["Route"]
 USAGE_STATS_ORDER = ("eb", "ig", "ss", "cl", "ll", "gt", "_l")
 FULLSTACK_SDK_NAME = "vwo-python-sdk"
 
-_PREFIX = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*\Z")
+_PREFIX = r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*\Z"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Route(Value):
     """One destination of batches. Make it with :meth:`fullstack` or :meth:`fme`.
 
     ``base_url`` overrides the queue's base URL for this route (Wingify's FME host, a proxy).
     Two routes with equal fields have the same :attr:`key` and share batches.
     """
 
+    _hidden = frozenset({"sdk_key"})
+
     sdk: Literal["fullstack", "fme"]
     account_id: int | str
-    sdk_key: str = field(repr=False)
+    sdk_key: str
     sdk_name: str
     sdk_version: str
     collection_prefix: str | None = None
@@ -203,6 +204,6 @@ def _clean_prefix(prefix: str | None) -> str | None:
     if not isinstance(prefix, str):
         raise ConfigError("collection_prefix: expected text or None")
     stripped = prefix.strip("/")
-    if not _PREFIX.match(stripped):
+    if not re.match(_PREFIX, stripped):
         raise ConfigError(f"collection_prefix={prefix!r}: expected path segments of letters, digits and . _ ~ -")
     return stripped

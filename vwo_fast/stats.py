@@ -8,11 +8,11 @@ between the lanes and the aggregator.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vwo_fast._lane import Control, LaneReader, SegmentError
+from vwo_fast._value import Value
 from vwo_fast.counters import ControlCounter, LaneCounter, Reason
 from vwo_fast.locks import AGGREGATOR_LOCK, lock_file
 
@@ -26,8 +26,7 @@ HUNG_SECONDS = 10.0
 """An aggregator shows about once a second that it works; one that has not for so long hangs, or was stopped."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
+class Stats(Value):
     """Events, unless the name says otherwise. Totals count from the making of the queue's folder."""
 
     aggregator_pid: int | None
@@ -71,7 +70,7 @@ class Stats:
 
     def to_json_dict(self) -> dict[str, Any]:
         """The fields by name, for JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return self._as_dict()
 
 
 def read_stats(folder: Path) -> Stats:

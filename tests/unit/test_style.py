@@ -17,7 +17,7 @@ FUNCTION_LINES_MAX = 70
 
 # Rooms in order: each may import from its own line and from those above it.
 LAYERS = (
-    ("errors",),
+    ("_value", "errors"),
     ("_options", "counters", "launch", "locks", "paths", "route"),
     ("config",),
     ("_batch", "_lane"),

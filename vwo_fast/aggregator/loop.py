@@ -17,7 +17,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -387,7 +386,7 @@ def run(queue_dir: Path, settings: Settings, *, foreground: bool) -> int:
     os.umask(0o077)
     lift_descriptor_limit(DESCRIPTORS_MAX)
     queue_dir = Path(os.path.abspath(queue_dir))
-    settings = replace(settings, run_dir=queue_dir.parent, queue=queue_dir.name)
+    settings = settings.replace(run_dir=queue_dir.parent, queue=queue_dir.name)
     try:
         if not foreground:
             detach()
