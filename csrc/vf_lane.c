@@ -157,6 +157,28 @@ void vf_lane_publish(struct vf_producer *producer, uint32_t size, uint64_t route
   STOP_POINT("published");
 }
 
+bool vf_lane_revisit(struct vf_producer *producer, struct vf_reader *reader) {
+  struct vf_lane_header *header = producer->header;
+  uint64_t abandoned = vf_number_load(&header->abandoned);
+  uint64_t unread = producer->head - producer->tail;
+  bool is_named = abandoned != 0 && producer->head - (abandoned - 1) <= unread;
+  uint64_t start = is_named ? abandoned - 1 : vf_tail_load(&header->tail);
+
+  if (producer->head - start > unread || start % VF_RECORD_ALIGN != 0) {
+    /* Older than the truth at worst: nothing behind it has been overwritten. */
+    start = producer->tail;
+    is_named = false;
+  }
+  vf_head_publish(&header->head, producer->head);
+  memset(reader, 0, sizeof *reader);
+  reader->header = header;
+  reader->ring = producer->ring;
+  reader->capacity = producer->capacity;
+  reader->lane_id = producer->lane_id;
+  reader->tail = reader->cursor = reader->damaged_to = reader->scan_from = start;
+  return is_named;
+}
+
 /* ---- consumer ---- */
 
 static int reader_check(const struct vf_lane_header *header, size_t size, struct vf_fault *fault) {

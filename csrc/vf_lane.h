@@ -124,6 +124,14 @@ static inline uint64_t vf_lane_take_seq(struct vf_producer *producer) {
   return ++producer->seq;
 }
 
+/*
+ * A reader of the producer's own lane, of what nobody else has read or will read: from where the
+ * consumer abandoned it, else from the tail.  The header may have been overwritten by anybody, so
+ * what it says counts only if it can be true.  Gives back whether it named the place.
+ * @caller producer, who writes into this lane no more
+ */
+bool vf_lane_revisit(struct vf_producer *producer, struct vf_reader *reader);
+
 /* VF_OK; VF_SYSTEM with errno; VF_INVALID or VF_VERSION with a fault. @caller consumer */
 int vf_reader_attach(struct vf_reader *reader, const char *path, struct vf_fault *fault);
 

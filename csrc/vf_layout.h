@@ -69,6 +69,8 @@ enum {
                                file big-<lane id>-<seq> that holds the real one */
 };
 
+#define VF_ABANDONED_CLAIMED UINT64_MAX
+
 enum { VF_STATE_NEW = 0, VF_STATE_DONE = 1 };
 
 struct vf_record {
@@ -103,7 +105,11 @@ struct vf_lane_header {
   _Atomic uint64_t tail; /* R1 <-> A1: released */
   /* position and number of records before it, twice, written in turn: one of them names tail */
   _Atomic uint64_t passed[4];
-  uint64_t reserved3[27];
+  /* 0; the consumer reads this file no more: 1 + the position before which it had read all;
+     VF_ABANDONED_CLAIMED: its producer has taken the rest along.  (Was always 0 before it had a
+     meaning, and to a process that does not know it nothing changes: no new version.) */
+  _Atomic uint64_t abandoned;
+  uint64_t reserved3[26];
   /* counters of the producer, meaning of each index: vwo_fast/counters.py */
   _Atomic uint64_t counters[VF_LANE_COUNTERS];
 };

@@ -15,6 +15,7 @@ cdef extern from "vf_layout.h" nogil:
     int VF_KIND_IMPRESSION
     int VF_KIND_REQUEST
     int VF_KIND_EXTERNAL
+    uint64_t VF_ABANDONED_CLAIMED
     ctypedef struct vf_lane_header "struct vf_lane_header":
         uint64_t lane_id
         uint64_t owner
@@ -23,6 +24,7 @@ cdef extern from "vf_layout.h" nogil:
         uint64_t predecessor
         atomic_u32 wants_reports
         atomic_u64 tail
+        atomic_u64 abandoned
         atomic_u64 counters[32]
     ctypedef struct vf_control "struct vf_control":
         atomic_u32 sleeping
@@ -109,6 +111,7 @@ cdef extern from "vf_lane.h" nogil:
     int vf_lane_reserve(vf_producer *producer, uint32_t size, uint8_t **payload) noexcept
     void vf_lane_publish(vf_producer *producer, uint32_t size, uint64_t route, uint16_t kind,
                          uint64_t seq) noexcept
+    bint vf_lane_revisit(vf_producer *producer, vf_reader *reader) noexcept
     uint64_t vf_lane_take_seq(vf_producer *producer) noexcept
     int vf_reader_attach(vf_reader *reader, const char *path, vf_fault *fault) noexcept
     void vf_reader_close(vf_reader *reader) noexcept

@@ -79,11 +79,20 @@ class LaneOwner:
 
     def __init__(self, control: Control) -> None: ...
     def open_lane(
-        self, path: str, lane_id: int, owner: int, capacity: int, wants_reports: bool, predecessor: int = 0
+        self,
+        path: str,
+        lane_id: int,
+        owner: int,
+        capacity: int,
+        wants_reports: bool,
+        predecessor: int = 0,
+        *,
+        keep_old: bool = False,
     ) -> None:
         """Create this process's lane file under ``path + ".tmp"`` and map it. The caller locks, renames and announces.
 
-        ``predecessor``: the lane it takes the place of, which is read to its end before this one.
+        ``predecessor``: the lane it takes the place of, which is read to its end before this one.  ``keep_old``:
+        nobody reads that one any more, and a call of ``rescue_old`` follows.
         Raises OSError (ENOSPC when shared memory is full).
         """
     @property
@@ -97,6 +106,14 @@ class LaneOwner:
     @property
     def used_bytes(self) -> int:
         """Bytes of the ring that have not been released."""
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the aggregator says that it reads this lane no more."""
+    def rescue_old(self) -> tuple[int, int]:
+        """Move what nobody has read of the lane that ``open_lane`` kept into the present one, and count it.
+
+        Returns how many records are moved, and how many are lost, because they are damaged or do not fit.
+        """
     def close_lane(self) -> None:
         """Unmap the lane; what is in it stays in its file."""
     def lane_counters(self) -> list[int]:
@@ -135,6 +152,8 @@ class LaneOwner:
         """
     def hook_unused(self, lane_id: int, seq: int) -> None:
         """What hook_external kept has no record after all: the event was refused."""
+    def hook_adopted(self, lane_id: int, seq: int, new_seq: int) -> bool:
+        """The record of what hook_external kept moves from that lane into the present one. False: it cannot be had."""
     def hook_refused(self, reason: int, detail: str) -> None:
         """An event was refused; it has been counted in the lane already (index = reason)."""
 
@@ -225,6 +244,11 @@ class LaneReader:
 
         ``passed``: how many records lie before it since the lane was made; a later reader of the lane starts there.
         """
+    def abandon(self) -> None:
+        """Say to its producer that nothing behind the cursor will be read."""
+    @property
+    def is_claimed(self) -> bool:
+        """Whether the producer has taken along what was not read."""
     def counters(self) -> list[int]: ...
     def close(self) -> None: ...
 

@@ -37,6 +37,8 @@ cdef dict REASON_NAMES = {
 cdef class LaneOwner:
     cdef Control control
     cdef vf_producer lane
+    # A lane that the aggregator has put aside, until what is left in it has moved.
+    cdef vf_producer old
     # The process (vf_fork_id) that opened the lane; 0: there is none.  A child has another id,
     # so what it inherits is never used.
     cdef uint64_t process
@@ -63,6 +65,7 @@ cdef class LaneOwner:
 
     def __dealloc__(self):
         vf_lane_close(&self.lane)
+        vf_lane_close(&self.old)
 
     @property
     def body_bytes_max(self):
@@ -77,7 +80,7 @@ cdef class LaneOwner:
     cdef bint is_open(self) noexcept:
         return self.process == vf_fork_id()
 
-    def open_lane(self, path, lane_id, owner, capacity, wants_reports, predecessor=0):
+    def open_lane(self, path, lane_id, owner, capacity, wants_reports, predecessor=0, *, keep_old=False):
         cdef vf_lane_header ident
         cdef vf_producer fresh
         cdef bytes temporary = os.fsencode(path) + b".tmp"
@@ -95,7 +98,11 @@ cdef class LaneOwner:
             raise ValueError(f"capacity={capacity}: expected a power of two from 64 KiB to 1 GiB")
         check(status, os.fsdecode(temporary), NULL)
         # What a parent mapped is unmapped here at the latest; unmapping writes nothing.
-        vf_lane_close(&self.lane)
+        if keep_old and self.is_open():
+            vf_lane_close(&self.old)
+            self.old = self.lane
+        else:
+            vf_lane_close(&self.lane)
         self.lane = fresh
         self.process = vf_fork_id()
         self.tick = 0
@@ -115,6 +122,54 @@ cdef class LaneOwner:
     @property
     def used_bytes(self):
         return self.lane.head - vf_tail_load(&self.lane.header.tail) if self.is_open() else 0
+
+    @property
+    def is_abandoned(self):
+        return self.is_open() and vf_number_load(&self.lane.header.abandoned) != 0
+
+    def rescue_old(self):
+        cdef vf_producer old = self.old
+        cdef vf_reader reader
+        cdef vf_view view
+        cdef uint64_t moved = 0, lost = 0, size = 0
+        cdef bint is_named, kept
+        if old.header == NULL or not self.is_open():
+            return 0, 0
+        memset(&self.old, 0, sizeof(self.old))
+        is_named = vf_lane_revisit(&old, &reader)
+        while vf_reader_peek(&reader, &view) == VF_OK:
+            kept = self.adopt(old.lane_id, &view)
+            vf_reader_advance(&reader, &view)
+            moved += kept
+            lost += not kept
+            size += view.size if kept else 0
+        lost += reader.damaged
+        # Of what had been read before, somebody has counted that it was accepted if he could read the header.
+        self.count(ACCEPTED, moved + lost if is_named else max(old.seq, moved + lost))
+        self.count(ACCEPTED_BYTES, size)
+        if lost and self.control.c != NULL:
+            vf_number_add(&self.control.c.counters[WITHOUT_LANE + REASON_DAMAGED], lost)
+        vf_number_store(&old.header.abandoned, VF_ABANDONED_CLAIMED)
+        vf_lane_close(&old)
+        return moved, lost
+
+    cdef bint adopt(self, uint64_t old_id, vf_view *view) except -1:
+        """Publish a record of the old lane in the present one. False when it cannot be."""
+        cdef uint8_t *payload = NULL
+        cdef uint64_t seq = vf_lane_take_seq(&self.lane)
+        cdef bytes copy = PyBytes_FromStringAndSize(<const char *>view.payload, <Py_ssize_t>view.size)
+        if view.kind & VF_KIND_EXTERNAL:
+            try:
+                if not self.hook_adopted(old_id, view.seq, seq):
+                    return False
+            except Exception:
+                self.count(HOOK_FAILURES, 1)
+                return False
+        if vf_lane_reserve(&self.lane, view.size, &payload) != VF_OK:
+            return False
+        memcpy(payload, PyBytes_AS_STRING(copy), view.size)
+        vf_lane_publish(&self.lane, view.size, view.route, view.kind, seq)
+        return True
 
     def close_lane(self):
         vf_lane_close(&self.lane)
@@ -154,6 +209,9 @@ cdef class LaneOwner:
 
     def hook_unused(self, lane_id, seq):
         pass
+
+    def hook_adopted(self, lane_id, seq, new_seq):
+        return False
 
     def hook_refused(self, reason, detail):
         pass
@@ -210,7 +268,11 @@ cdef class LaneOwner:
         tick = vf_tick()
         if tick != self.tick:
             # While an aggregator lives, that is all there is to know; once a second the hook looks for itself.
-            is_calm = tick >> 6 == self.tick >> 6 and vf_lock_held(self.aggregator_lock)
+            is_calm = (
+                tick >> 6 == self.tick >> 6
+                and vf_lock_held(self.aggregator_lock)
+                and vf_number_load(&self.lane.header.abandoned) == 0
+            )
             self.tick = tick
             if is_calm:
                 return 0

@@ -150,6 +150,13 @@ cdef class LaneReader:
         if vf_reader_release(self.mapped(), position) != VF_OK:
             raise ValueError(f"{position} does not lie between tail {self.c.tail} and cursor {self.c.cursor}")
 
+    def abandon(self):
+        vf_number_store(&self.mapped().header.abandoned, self.c.cursor + 1)
+
+    @property
+    def is_claimed(self):
+        return vf_number_load(&self.mapped().header.abandoned) == VF_ABANDONED_CLAIMED
+
     def counters(self):
         cdef vf_reader *c = self.mapped()
         return [vf_number_load(&c.header.counters[i]) for i in range(VF_LANE_COUNTERS)]

@@ -42,7 +42,7 @@ class ControlCounter(IntEnum):
 
     0 to 31 are gauges (valid while it runs, set anew at start), 32 to 95 totals since the
     queue's folder was made, 64 + Reason the totals by reason.  96 + Reason is added to by
-    processes that refuse events and have no lane to count them in.
+    processes that refuse events and have no lane to count them in, or that lost some of a lane which was put aside.
     """
 
     GAUGE_OPEN_EVENTS = 0

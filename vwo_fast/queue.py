@@ -61,8 +61,9 @@ class _Owner(_lane.LaneOwner):
         self._locks: dict[int, threading.RLock] = {}
         self._is_replacing = False
         self._replaced_at = 0.0
+        self._place = (Path(), 0, 0)
         self._refusals: dict[int, tuple[float, int]] = {}
-        self._hung_said = 0.0
+        self._said: dict[str, float] = {}
 
     def hook_attach(self) -> bool:
         if self.is_closed or time.monotonic() - self._attach_failed < ATTACH_RETRY_SECONDS:
@@ -101,15 +102,18 @@ class _Owner(_lane.LaneOwner):
                 logger.warning("no room for a lane of %d bytes (%s): trying half of it", capacity, exc.strerror)
                 capacity //= 2
 
-    def _make_lane(self, capacity: int, predecessor: int = 0) -> None:
+    def _make_lane(self, capacity: int, predecessor: int = 0, *, keep_old: bool = False) -> None:
+        folder = os.stat(self.member.folder).st_ino
         lane_id = random_id()
         path = self.member.folder / f"lane-{lane_id:016x}"
         # The lock comes first: a lane that can be seen and is not locked is a dead process's.
         if not self.member.users.acquire(lane_id):
             raise QueueError(f"lane id {lane_id:016x} is taken")
         try:
-            self.open_lane(str(path), lane_id, self.owner_id, capacity, self.callback is not None, predecessor)
+            wants_reports = self.callback is not None
+            self.open_lane(str(path), lane_id, self.owner_id, capacity, wants_reports, predecessor, keep_old=keep_old)
             os.rename(f"{path}.tmp", path)
+            self._place = (path, os.stat(path).st_ino, folder)
         except OSError:
             self.member.users.release(lane_id)
             raise
@@ -134,6 +138,45 @@ class _Owner(_lane.LaneOwner):
             self.member.users.release(old)
             return True
 
+    def see_lane(self) -> None:
+        """Leave a lane that nobody reads any more: the aggregator has put it aside, or something took its place."""
+        if self.lane_id and (self.is_abandoned or self._is_misplaced()):
+            self._leave_lane()
+
+    def _is_misplaced(self) -> bool:
+        path, inode, folder = self._place
+        try:
+            # In another folder than ours, or in none, a lane would be of no use either.
+            return os.stat(self.member.folder).st_ino == folder and (
+                not os.path.lexists(path) or os.lstat(path).st_ino != inode
+            )
+        except OSError:
+            return False
+
+    def _leave_lane(self) -> None:
+        with self._lock():
+            old = self.lane_id
+            if self._is_replacing or not old or not (self.is_abandoned or self._is_misplaced()):
+                return
+            self._is_replacing = True
+            try:
+                self._make_lane(self.capacity, keep_old=True)
+                moved, lost = self.rescue_old()
+            except OSError as exc:
+                if self._may_say("lane"):
+                    logger.error("queue %r: the lane was put aside, and there is no other: %s", self.link.queue, exc)
+                return
+            finally:
+                self._is_replacing = False
+            self.member.users.release(old)
+            logger.error(
+                "queue %r: lane %016x was put aside; %d events moved to a new one, %d are lost",
+                self.link.queue,
+                old,
+                moved,
+                lost,
+            )
+
     def _grow(self) -> bool:
         """Have a larger lane for a burst, if memory is there without taking it from processes to come."""
         capacity = 2 * self.capacity
@@ -155,6 +198,7 @@ class _Owner(_lane.LaneOwner):
 
     def hook_tick(self) -> None:
         self.ensure_aggregator()
+        self.see_lane()
         self._shrink()
 
     def ensure_aggregator(self) -> None:
@@ -166,15 +210,22 @@ class _Owner(_lane.LaneOwner):
     def _see_it_work(self) -> None:
         """Say it when the aggregator holds the queue and does nothing. A worker does not decide to end it."""
         age = stats.heartbeat_age(self.member.control)
-        now = time.monotonic()
-        if age > stats.HUNG_SECONDS and (not self._hung_said or now - self._hung_said >= LOG_INTERVAL_SECONDS):
-            self._hung_said = now
+        if age > stats.HUNG_SECONDS and self._may_say("hung"):
             logger.error(
                 "queue %r: process %d holds the queue and has shown no sign of life for %d s: nothing is sent",
                 self.link.queue,
                 self.member.control.aggregator_pid,
                 age,
             )
+
+    def _may_say(self, subject: str) -> bool:
+        """Whether to log now; then not again for the interval."""
+        now = time.monotonic()
+        last = self._said.get(subject)
+        if last is not None and now - last < LOG_INTERVAL_SECONDS:
+            return False
+        self._said[subject] = now
+        return True
 
     def hook_full(self, needed_bytes: int, waited: float) -> bool:
         self.ensure_aggregator()
@@ -193,6 +244,10 @@ class _Owner(_lane.LaneOwner):
         except OSError as exc:
             logger.error("queue %r has no room for an event of %d bytes: %s", self.link.queue, len(payload), exc)
             return False
+        return True
+
+    def hook_adopted(self, lane_id: int, seq: int, new_seq: int) -> bool:
+        os.rename(self._event_file(lane_id, seq), self._event_file(self.lane_id, new_seq))
         return True
 
     def hook_unused(self, lane_id: int, seq: int) -> None:
@@ -219,6 +274,8 @@ class _Owner(_lane.LaneOwner):
         if not lane_id:
             return  # a child that never enqueued: all that is here belongs to its parent
         self.ensure_aggregator()
+        self.see_lane()
+        lane_id = self.lane_id
         self.close_lane()
         self.member.users.release(lane_id)
         self._bell.ring()
@@ -366,6 +423,7 @@ class Queue:
         has been accepted by VWO.  False: not yet, or some were refused by VWO; nothing is lost by it.
         """
         deadline = time.monotonic() + timeout
+        self._owner.see_lane()
         try:
             answer = flush(self._link, timeout, self._owner.owner_id)
         except QueueError as exc:

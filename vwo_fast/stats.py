@@ -104,9 +104,9 @@ def _read(folder: Path, control: Control) -> Stats:
     refused: dict[str, int] = {}
     dropped: dict[str, int] = {}
     for reason in Reason:
-        amount = totals[ControlCounter.BY_REASON + reason]
+        amount = totals[ControlCounter.BY_REASON + reason] + totals[ControlCounter.WITHOUT_LANE + reason]
         if reason < FIRST_DROP_REASON:
-            amount += totals[ControlCounter.WITHOUT_LANE + reason] + sum(lane[reason] for lane in lanes)
+            amount += sum(lane[reason] for lane in lanes)
         if amount:
             (refused if reason < FIRST_DROP_REASON else dropped)[reason.name.lower()] = amount
     alive = lock_file(folder / AGGREGATOR_LOCK).is_held(0)

@@ -65,8 +65,8 @@ class Barriers:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, client: bytes, number: int, owner: int, targets: dict[int, int]) -> None:
-        """A flush was asked for. ``targets``: heads by lane."""
+    def add(self, client: bytes, number: int, owner: int, targets: dict[int, int], *, is_spoiled: bool = False) -> None:
+        """A flush was asked for. ``targets``: heads by lane. ``is_spoiled``: there are events that nobody can read."""
         if self._per_client[client] >= PER_CLIENT_MAX:
             return
         if len(self._waiting) >= BARRIERS_MAX:
@@ -82,6 +82,7 @@ class Barriers:
                 asked_at=self._clock(),
                 failures_before=self._failures,
                 untold=self._failures - self._told_failures,
+                is_spoiled=is_spoiled,
             )
         )
 

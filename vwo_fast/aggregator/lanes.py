@@ -89,6 +89,11 @@ class Lane:
         """Nothing read waits for its outcome."""
         return not self._segments
 
+    @property
+    def records_max(self) -> int:
+        """More records than the lane can hold at once."""
+        return self.reader.capacity // 32
+
     def head(self) -> int:
         """Published position. Raises SegmentError when it cannot be true."""
         return self.reader.head
@@ -175,6 +180,7 @@ class LaneSet:
         self._users = users
         self._metrics = metrics
         self._spooled = spooled
+        self._abandoned: dict[int, Lane] = {}
         self._generation = -1
         self._throttle = Throttle()
 
@@ -236,6 +242,7 @@ class LaneSet:
                 if end > reader.tail:
                     reader.mark_done(max(start, reader.tail), end)
         except ValueError:
+            reader.abandon()
             reader.close()
             self._put_aside(path, "its head lies before what was read of it")
             return
@@ -243,10 +250,36 @@ class LaneSet:
         logger.debug("lane %016x attached", lane_id)
 
     def quarantine(self, lane: Lane, reason: str) -> None:
-        """Stop reading a lane that cannot be right."""
+        """Stop reading a lane that cannot be right. Its producer is told, and takes along what was not read."""
         self.lanes.pop(lane.id, None)
-        lane.leave()
+        lane.count_damage()
+        # The lock first: once it is free, nobody will take anything along.
+        is_over = not self._users.is_held(lane.id)
+        reader = lane.reader
+        reader.abandon()
+        self._metrics.lane_put_aside(reader.counters(), reader.passed, lane.records_max, is_over=is_over)
         self._put_aside(lane.path, reason)
+        if is_over:
+            lane.leave()
+        else:
+            lane.is_gone = True
+            self._abandoned[lane.id] = lane
+
+    @property
+    def has_abandoned(self) -> bool:
+        """Whether a process may still have events in a lane that is read no more."""
+        self._look_after_abandoned()
+        return bool(self._abandoned)
+
+    def _look_after_abandoned(self) -> None:
+        for lane in list(self._abandoned.values()):
+            is_over = not self._users.is_held(lane.id)
+            reader = lane.reader
+            if is_over and not reader.is_claimed:
+                self._metrics.lane_given_up(reader.counters(), reader.passed, lane.records_max)
+            if is_over or reader.is_claimed:
+                del self._abandoned[lane.id]
+                lane.leave()
 
     def _put_aside(self, path: Path, reason: str) -> None:
         aside = path.with_name(f"{path.name}.{time.time_ns()}.bad")
@@ -295,6 +328,7 @@ class LaneSet:
 
     def retire(self) -> None:
         """Remove the lanes of producers that are gone and whose events have all been settled."""
+        self._look_after_abandoned()
         for lane in list(self.lanes.values()):
             # The lock first: once it is free, the head moves no more.
             if not lane.is_settled or self._users.is_held(lane.id):
@@ -315,9 +349,10 @@ class LaneSet:
 
     def close(self) -> None:
         """Unmap all lanes."""
-        for lane in self.lanes.values():
+        for lane in (*self.lanes.values(), *self._abandoned.values()):
             lane.leave()
         self.lanes.clear()
+        self._abandoned.clear()
 
 
 def _lane_id(name: str) -> int | None:

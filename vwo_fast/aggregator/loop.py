@@ -231,6 +231,8 @@ class Aggregator:
 
     def _lose_lane(self, lane: Lane, reason: str) -> None:
         self.barriers.lane_lost(lane.id)
+        # What was read of it is nowhere else but in memory, once nobody reads it again.
+        self._relief.save_lanes({lane.id})
         self.lanes.quarantine(lane, reason)
 
     def _keep_house(self, now: float) -> None:
@@ -347,7 +349,7 @@ class Aggregator:
             except SegmentError as exc:
                 self._lose_lane(lane, str(exc))
         owner = question.id_value("owner")
-        self.barriers.add(question.client, question.number, owner, targets)
+        self.barriers.add(question.client, question.number, owner, targets, is_spoiled=self.lanes.has_abandoned)
         self.shipper.kick()
 
     def _status(self) -> dict[str, Any]:

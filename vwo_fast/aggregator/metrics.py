@@ -129,6 +129,32 @@ class Metrics:
             self._gauges[counter] = value
             self._control.set(counter, value)
 
+    def lane_put_aside(self, counters: list[int], passed: int | None, records_max: int, *, is_over: bool) -> None:
+        """Take over what a lane that is read no more has counted, if that can be true; its header may be wrong.
+
+        ``passed``: records that were read.  ``is_over``: nobody will take the rest along, so it is lost.
+        """
+        read = passed or 0
+        unread = counters[LaneCounter.ACCEPTED] - read
+        add: Counter[int] = Counter({ControlCounter.RETIRED_ACCEPTED: read})
+        if 0 <= unread <= records_max:
+            add.update({ControlCounter.BY_REASON + reason: counters[reason] for reason in LANE_REASONS})
+            if is_over:
+                add.update(self._lost_unread(unread))
+        with self.entry(add):
+            pass
+
+    def lane_given_up(self, counters: list[int], passed: int | None, records_max: int) -> None:
+        """The producer of such a lane has ended without taking the rest along."""
+        unread = counters[LaneCounter.ACCEPTED] - (passed or 0)
+        if 0 < unread <= records_max:
+            with self.entry(self._lost_unread(unread)):
+                pass
+
+    @staticmethod
+    def _lost_unread(events: int) -> dict[int, int]:
+        return {ControlCounter.RETIRED_ACCEPTED: events, ControlCounter.BY_REASON + Reason.DAMAGED: events}
+
     def retire_lane(self, counters: list[int], folder: Path, lane: int, accepted: int | None) -> None:
         """Take over the counters of a lane while its file goes away, so that sums over both stay right.
 

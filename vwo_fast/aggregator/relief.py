@@ -53,6 +53,17 @@ class Relief:
         full = self._above_watermark()
         if not full:
             return
+        self._relieve(full)
+
+    def save_lanes(self, lane_ids: set[int]) -> None:
+        """Move all that was read of these lanes to the spool: they will not be read again."""
+        for line in self._shipper.lines.values():
+            if self._shipper.has_fresh_of(line, lane_ids):
+                self._shipper.spill(line)
+        for key in self._batcher.routes_holding(lane_ids):
+            self.save_open(key)
+
+    def _relieve(self, full: set[int]) -> None:
         for line in self._shipper.lines.values():
             # A lane that is not read for want of room is relieved by whatever takes the room.
             if not self._shipper.has_room or self._shipper.has_fresh_of(line, full):
