@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +172,7 @@ def main(folder: Path) -> int:
     if settings is None:
         return 1
     _thread.start_new_thread(_answer, (sys.stdin.buffer,))
-    code: int = loop.run(folder, replace(settings, aggregator="external"), foreground=True)
+    code: int = loop.run(folder, settings.replace(aggregator="external"), foreground=True)
     return code
 
 

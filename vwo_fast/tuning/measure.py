@@ -12,7 +12,7 @@ import select
 import time
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from vwo_fast import _lane
@@ -90,7 +90,7 @@ def measure(effort: Effort, event_bytes: int, *, server: Settings | None, tell: 
             for events, body in bodies.items():
                 for window in effort.windows:
                     tell(f"HTTP: {events} events per request, {window} in flight")
-                    settings = replace(server or base, in_flight_max=window)
+                    settings = (server or base).replace(in_flight_max=window)
                     cells.append(_http(effort, settings, events, body[0], window))
             tell("aggregator: what an event and a request cost it")
             engine = _engine(effort, event_bytes, folders, sink)
