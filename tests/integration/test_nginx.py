@@ -148,6 +148,24 @@ def test_a_client_certificate_is_shown(
         all_delivered(shop, queue, 5)
 
 
+@needs_nginx
+@needs_openssl
+def test_a_missing_client_certificate_buries_nothing(shop: Engine, tmp_path: Path, certificates: Certificates) -> None:
+    """nginx answers 400 with a page to a client without a certificate: nothing becomes a dead letter, the status says
+    what is asked for, and all arrives once nobody asks any more."""
+    asks = f"ssl_verify_client on; ssl_client_certificate {certificates.authority};"
+    with Nginx(tmp_path, shop.collector.port, directives=asks, server=certificates.sign("server")) as nginx:
+        queue = shop.queue(base_url=nginx.url, events_per_request=5, ca_bundle=certificates.authority)
+        put(queue, 25)
+        wait_for(lambda: queue.stats().retries >= 5)
+        assert "client_cert" in last_error(queue)
+        stats = queue.stats()
+        assert (stats.dead, stats.delivered, stats.dropped) == (0, 0, {})
+        assert shop.collector.requests == []
+        nginx.reload("")
+        all_delivered(shop, queue, 25)
+
+
 def test_a_ca_bundle_that_is_gone_is_named(shop: Engine, tmp_path: Path) -> None:
     """A file that vanished after the queue was opened loses nothing, and the error names the options it may be."""
     bundle = tmp_path / "authority.pem"

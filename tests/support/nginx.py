@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -88,17 +89,10 @@ class Nginx:
     ) -> None:
         self.port = free_port()
         self.folder = folder
-        self._scheme = "http"
-        tls = ""
-        if server is not None:
-            self._scheme, tls = "https", " ssl"
-            directives += f" ssl_certificate {server[0]}; ssl_certificate_key {server[1]};"
-        config = folder / "nginx.conf"
-        # Started as root it would give its workers to a user who may not enter this folder.
-        user = "user root;" if os.geteuid() == 0 else ""
-        config.write_text(
-            CONFIG.format(user=user, folder=folder, port=self.port, tls=tls, directives=directives, upstream=upstream)
-        )
+        self._scheme = "http" if server is None else "https"
+        self._server = server
+        self._upstream = upstream
+        config = self._configure(directives)
         binary = program("nginx")
         assert binary is not None
         self._process = subprocess.Popen(
@@ -124,6 +118,23 @@ class Nginx:
     def close(self) -> None:
         self._process.terminate()
         self._process.wait(60)
+
+    def reload(self, directives: str) -> None:
+        """Go on with other directives, as an operator would have it."""
+        self._configure(directives)
+        self._process.send_signal(signal.SIGHUP)
+
+    def _configure(self, directives: str) -> Path:
+        tls = ""
+        if self._server is not None:
+            tls = " ssl"
+            directives += f" ssl_certificate {self._server[0]}; ssl_certificate_key {self._server[1]};"
+        config = self.folder / "nginx.conf"
+        # Started as root it would give its workers to a user who may not enter this folder.
+        user = "user root;" if os.geteuid() == 0 else ""
+        given = {"port": self.port, "tls": tls, "directives": directives, "upstream": self._upstream}
+        config.write_text(CONFIG.format(user=user, folder=self.folder, **given))
+        return config
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 60

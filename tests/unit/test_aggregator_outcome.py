@@ -39,6 +39,22 @@ def test_every_status_has_its_verdict(status: int | None, verdict: Verdict) -> N
     assert judge(Reply(status=status)) is verdict
 
 
+def test_a_page_for_people_is_told_from_an_answer_of_vwo() -> None:
+    """400 with HTML may be of whatever stands in front of VWO; nginx's about a client certificate names the option."""
+    nginx = "<html>\r\n<head><title>400 No required SSL certificate was sent</title></head>\r\n<body>"
+    assert Reply(status=400, excerpt=nginx).is_page
+    assert "client_cert" in Reply(status=400, excerpt=nginx).message
+    assert Reply(status=400, excerpt=" <!DOCTYPE html><title>Bad").is_page
+    assert "client_cert" not in Reply(status=400, excerpt="<html>Bad Request").message
+    for reply in (
+        Reply(status=400),
+        Reply(status=400, excerpt='{"error": "<html>"}'),
+        Reply(status=413, excerpt=nginx),
+        Reply(status=503, excerpt=nginx),
+    ):
+        assert not reply.is_page
+
+
 def test_an_unknown_outcome_needs_a_request_that_left() -> None:
     """Only a request that was sent and had no answer, its server's own one, may have been accepted."""
     assert Reply(may_have_arrived=True).is_unknown

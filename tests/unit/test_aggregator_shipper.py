@@ -175,6 +175,46 @@ def test_an_event_refused_alone_is_a_dead_letter(rooms: Rooms) -> None:
     assert rooms.control.counter(ControlCounter.DEAD) == 1
 
 
+PAGE = "<html><head><title>400 The SSL certificate error</title></head>"
+
+
+def test_a_proxy_that_refuses_everything_buries_nothing(rooms: Rooms) -> None:
+    """400 with a page for each request: the route waits, nothing is split, and all is delivered when that is over."""
+    accept(rooms, *(sealed(n, events=4) for n in range(6)))
+    for _ in range(40):
+        rooms.clock.now += 20
+        rooms.shipper.dispatch()
+        while rooms.senders.sent:
+            answer(rooms, status=400, excerpt=PAGE)
+        rooms.shipper.spill_failing()
+    counter = rooms.control.counter
+    assert (counter(ControlCounter.DEAD), counter(ControlCounter.SPLITS)) == (0, 0)
+    assert counter(ControlCounter.REQUESTS) <= 44, "one at a time while it lasts"
+    while not rooms.shipper.is_empty:
+        rooms.clock.now += 20
+        rooms.shipper.dispatch()
+        answer(rooms, status=200)
+    assert counter(ControlCounter.DELIVERED) == 24
+
+
+def test_an_event_that_a_proxy_refuses_is_found_all_the_same(rooms: Rooms) -> None:
+    """400 with a page for one event alone, while others are accepted: it becomes a dead letter, and no other does."""
+    accept(rooms, *(sealed(n, events=4) for n in range(4)))
+    for n in range(400):
+        rooms.clock.now += 20
+        if n % 10 == 0:
+            accept(rooms, sealed(100 + n))
+        rooms.shipper.dispatch()
+        while rooms.senders.sent:
+            _, request = rooms.senders.sent[0]
+            if b'"n":1002,' in (request.body or b""):
+                answer(rooms, status=400, excerpt=PAGE)
+            else:
+                answer(rooms, status=200)
+    counter = rooms.control.counter
+    assert (counter(ControlCounter.DEAD), counter(ControlCounter.DELIVERED)) == (1, 4 * 4 - 1 + 40)
+
+
 def test_what_fails_again_and_again_goes_to_the_spool(rooms: Rooms) -> None:
     """After three failures all that waits is on disk, oldest first, and only a window of it stays in memory."""
     accept(rooms, *(sealed(n) for n in range(1100)))

@@ -11,10 +11,14 @@ __all__ = ["Reply", "Verdict", "judge", "parse_retry_after", "server_clock"]
 
 RETRY_AFTER_MAX = 3600.0
 
-_SPLIT = frozenset({400, 413})
+BAD_REQUEST = 400
+
+_SPLIT = frozenset({BAD_REQUEST, 413})
 _HELD = frozenset({401, 403})
 _SERVER_AWAY = frozenset({408, 425, 429})
 _GATEWAY_LOST_IT = frozenset({502, 504})
+_PAGES = ("<html", "<!doctype html", "<head", "<title")
+_ASKS_FOR = "SSL certificate"
 
 
 class Verdict(Enum):
@@ -50,9 +54,20 @@ class Reply:
     @property
     def message(self) -> str:
         """One line for people."""
+        if self.is_page:
+            hint = "; a client certificate is asked for: see client_cert" if _ASKS_FOR in self.excerpt else ""
+            return f"status {self.status} with a page for people, perhaps of a proxy in front of VWO{hint}"
         if self.status is not None:
             return f"VWO answered with status {self.status}"
         return self.error or "no answer"
+
+    @property
+    def is_page(self) -> bool:
+        """Whether this is a refusal that whatever stands in front of VWO may have made up, whatever the events are.
+
+        nginx answers so, with a page for people, to a client without a certificate.
+        """
+        return self.status == BAD_REQUEST and self.excerpt.lstrip().lower().startswith(_PAGES)
 
     @property
     def is_unknown(self) -> bool:

@@ -172,6 +172,7 @@ class Sealed:
             first_try=self.first_try,
             last_error=self.last_error,
             is_uncertain=self.is_uncertain,
+            failed_at=self.failed_at,
         )
 
 

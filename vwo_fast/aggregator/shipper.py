@@ -253,6 +253,8 @@ class Shipper:
         if verdict is Verdict.REFUSED and reply.unsendable and batches[0].head is None:
             # A batch's own request line comes from its route: a fault there says nothing about the events.
             verdict = Verdict.HELD
+        if verdict is Verdict.REFUSED and reply.is_page and not _are_the_cause(line, batches):
+            verdict = Verdict.HELD
         if verdict is Verdict.SERVER_FAILED:
             line.server.failed(now, flight.started, reply.retry_after)
         elif not reply.unsendable:
@@ -402,10 +404,11 @@ class Shipper:
             return
         if verdict is Verdict.HELD:
             logger.error(
-                "account %s (%s) is held: %s. Check its SDK key; its events are kept, and tried again",
+                "account %s (%s) is held: %s. %sIts events are kept, and tried again",
                 route.account_id,
                 route.sdk,
                 reply.message,
+                "" if reply.is_page else "Check its SDK key. ",
             )
         else:
             logger.warning(
@@ -559,3 +562,8 @@ class Shipper:
         gauge(ControlCounter.GAUGE_NO_SPOOL, 0 if self._spool.is_there else 1)
         held = sum(1 for line in self.lines.values() if line.gate.failures and not line.is_empty)
         gauge(ControlCounter.GAUGE_HELD_ROUTES, held)
+
+
+def _are_the_cause(line: Line, batches: Sequence[Sealed]) -> bool:
+    """Whether others of the route have been accepted since these were refused: then it is not the way that is wrong."""
+    return all(line.delivered_at > sealed.failed_at > 0.0 for sealed in batches)
