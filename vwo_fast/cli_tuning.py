@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vwo_fast.tuning.advice import Advice, Demand
     from vwo_fast.tuning.figures import Figures
     from vwo_fast.tuning.measure import Effort
+    from vwo_fast.tuning.progress import Progress
 
 __all__ = ["add_commands"]
 
@@ -64,11 +65,17 @@ _DEMAND = {
 def add_commands(commands: Any) -> None:
     """Add both commands to the parser of the command line."""
     size = f"{_DEMAND['event_bytes'].doc} (default {EVENT_BYTES_DEFAULT})"
-    bench = commands.add_parser("bench", help="measure this machine: enqueue, drain, HTTP, the aggregator, the disk")
+    places = argparse.ArgumentParser(add_help=False)
+    places.add_argument("--run-dir", metavar="FOLDER", help="where lanes will be: what is measured has a folder there")
+    places.add_argument("--spool-dir", metavar="FOLDER", help="where the spool will be, likewise")
+    places.add_argument("--config", metavar="FILE", help="TOML file with options; default: VWO_FAST_CONFIG")
+
+    bench = commands.add_parser(
+        "bench", parents=[places], help="measure this machine: enqueue, drain, HTTP, the aggregator, the disk"
+    )
     bench.add_argument("--event-bytes", metavar="BYTES", default=str(EVENT_BYTES_DEFAULT), help=size)
     bench.add_argument("--quick", action="store_true", help="some seconds instead of half a minute")
     bench.add_argument("--base-url", metavar="URL", help="server for the HTTP part; default: one of our own, here")
-    bench.add_argument("--config", metavar="FILE", help="TOML file with options of the way to that server")
     bench.add_argument(
         "--yes-send-synthetic-events",
         action="store_true",
@@ -78,7 +85,9 @@ def add_commands(commands: Any) -> None:
     bench.add_argument("--json", action="store_true", help="as one JSON object")
     bench.set_defaults(command=_bench)
 
-    tune = commands.add_parser("tune", help="find settings for a demand, and write them to a file with a report")
+    tune = commands.add_parser(
+        "tune", parents=[places], help="find settings for a demand, and write them to a file with a report"
+    )
     tune.add_argument("--rate", metavar="EVENTS", required=True, help=_DEMAND["rate"].doc)
     tune.add_argument("--event-bytes", metavar="BYTES", default=str(EVENT_BYTES_DEFAULT), help=size)
     tune.add_argument("--rtt-ms", metavar="MS", required=True, help=_DEMAND["rtt_ms"].doc)
@@ -108,21 +117,23 @@ def _number(options: argparse.Namespace, name: str) -> Any:
         raise ConfigError(f"--{option.name}={text!r}: {exc}; expected {option.expected}") from None
 
 
-def _measure(effort: Effort, event_bytes: int, server: Settings | None, more_steps: int = 0) -> tuple[Figures, Any]:
-    """The figures, and what tells of further steps."""
+def _measure(
+    progress: Progress, effort: Effort, event_bytes: int, places: Settings, server: Settings | None
+) -> Figures:
+    """The figures of this machine. Raises QueueError."""
     from vwo_fast.tuning import measure
-    from vwo_fast.tuning.progress import Progress
 
-    progress = Progress(sys.stderr, measure.steps_of(effort, event_bytes) + more_steps)
     try:
-        return measure.measure(effort, event_bytes, server=server, tell=progress.tell), progress
+        return measure.measure(effort, event_bytes, places=places, server=server, tell=progress.tell)
     except OSError as exc:
         if isinstance(exc, QueueError):
             raise
         raise QueueError(f"this machine cannot be measured: {exc}") from exc
-    finally:
-        if not more_steps or sys.exc_info()[0] is not None:
-            progress.end()
+
+
+def _places(options: argparse.Namespace) -> Settings:
+    """Settings as a queue would have them here: they say where lanes and spool are."""
+    return load_settings("bench", run_dir=options.run_dir, spool_dir=options.spool_dir, config_file=options.config)
 
 
 # ---- bench
@@ -130,12 +141,15 @@ def _measure(effort: Effort, event_bytes: int, server: Settings | None, more_ste
 
 def _bench(options: argparse.Namespace) -> int:
     from vwo_fast.tuning.figures import rows_of
-    from vwo_fast.tuning.measure import Effort
+    from vwo_fast.tuning.measure import Effort, steps_of
+    from vwo_fast.tuning.progress import Progress
 
     event_bytes = _number(options, "event_bytes")
     effort = Effort.quick() if options.quick else Effort.full()
+    places = _places(options)
     server = _server(options, effort, event_bytes)
-    figures, _ = _measure(effort, event_bytes, server)
+    with Progress(sys.stderr, steps_of(effort, event_bytes)) as progress:
+        figures = _measure(progress, effort, event_bytes, places, server)
     rows = rows_of(figures)
     if options.json:
         shown = {"version": __version__, "figures": figures.to_json_dict(), "rows": [_row_dict(row) for row in rows]}
@@ -195,7 +209,8 @@ def _print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def _tune(options: argparse.Namespace) -> int:
     from vwo_fast.tuning.advice import Demand, ImpossibleError, advise
-    from vwo_fast.tuning.measure import Effort
+    from vwo_fast.tuning.measure import Effort, steps_of
+    from vwo_fast.tuning.progress import Progress
 
     demand = Demand(
         rate=_number(options, "rate"),
@@ -204,14 +219,15 @@ def _tune(options: argparse.Namespace) -> int:
         workers=_number(options, "workers"),
         delay=_number(options, "delay"),
     )
+    places = _places(options)
     config, report = _targets(options)
-    figures, progress = _measure(Effort.quick(), demand.event_bytes, None, SIMULATION_STEPS)
+    effort = Effort.quick()
     try:
-        advice = advise(demand, figures, progress.tell)
+        with Progress(sys.stderr, steps_of(effort, demand.event_bytes) + SIMULATION_STEPS) as progress:
+            figures = _measure(progress, effort, demand.event_bytes, places, None)
+            advice = advise(demand, figures, progress.tell)
     except ImpossibleError as exc:
-        progress.end()
         return _refuse(options, exc)
-    progress.end()
     _write(advice, figures, _command(demand), config, report)
     if options.json:
         print(json.dumps(_as_json(advice, figures, config, report), indent=2))

@@ -18,13 +18,14 @@ from tests.support.collector import Rule
 from tests.support.engine import Engine, engine, wait_for
 from tests.support.servers import ROOT
 from vwo_fast import cli
+from vwo_fast.config import load_settings
 from vwo_fast.tuning import measure
 from vwo_fast.tuning.figures import Figures
 from vwo_fast.tuning.measure import Effort
 
 RTT = 0.1
 EVENT_BYTES = 300
-WARM_UP = 1.2
+WARM_UP = 1.0
 LOOK_SECONDS = 0.02
 
 
@@ -37,14 +38,15 @@ class Demand:
 
 
 # By the count, which a batch reaches in half a second; and by the interval, at a rate that never fills one.
-BUSY = Demand(rate=2000, workers=4, delay=1.0, seconds=4.5)
-QUIET = Demand(rate=40, workers=2, delay=1.4, seconds=5.5)
+BUSY = Demand(rate=2000, workers=4, delay=1.0, seconds=3.5)
+QUIET = Demand(rate=40, workers=2, delay=1.4, seconds=4.5)
 
 
 @pytest.fixture(scope="module")
 def measured() -> Figures:
     """This machine, once for all demands."""
-    return measure.measure(Effort.quick(), EVENT_BYTES, server=None, tell=lambda _text: None)
+    places = load_settings("bench", environ={})
+    return measure.measure(Effort.quick(), EVENT_BYTES, places=places, server=None, tell=lambda _text: None)
 
 
 @pytest.mark.parametrize("demand", [BUSY, QUIET], ids=["count", "interval"])
@@ -117,7 +119,7 @@ def observed(made: Engine, demand: Demand, config: str) -> tuple[list[float], li
 
 
 def start_worker(places: list[str], demand: Demand, number: int) -> subprocess.Popen[bytes]:
-    seconds = WARM_UP + demand.seconds + 1
+    seconds = WARM_UP + demand.seconds + 0.5
     numbers = [demand.rate / demand.workers, seconds, number * 1_000_000, EVENT_BYTES]
     command = [sys.executable, "-m", "tests.support.tuned_producer", *places, *map(str, numbers)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VWO_FAST_")}

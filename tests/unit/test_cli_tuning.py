@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,8 @@ from tests.support.engine import wait_for
 from tests.support.tuning import figures
 from vwo_fast import cli
 from vwo_fast.config import load_settings
-from vwo_fast.paths import default_run_dir, default_spool_dir
 from vwo_fast.tuning import measure
-from vwo_fast.tuning.children import PREFIX, undisturbed
+from vwo_fast.tuning.children import undisturbed
 from vwo_fast.tuning.events import EVENT_BYTES_MAX, EVENT_BYTES_MIN
 from vwo_fast.tuning.measure import Effort, body_of
 from vwo_fast.tuning.sink import local_sink
@@ -41,7 +43,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """No measurement; the servers that were to be measured."""
     asked: list[Any] = []
 
-    def measure_nothing(effort: Effort, event_bytes: int, *, server: Any, tell: Any) -> Any:
+    def measure_nothing(effort: Effort, event_bytes: int, *, places: Any, server: Any, tell: Any) -> Any:
         asked.append(server)
         tell("a step")
         return figures(event_bytes, url=server and server.base_url)
@@ -164,23 +166,27 @@ def test_bench_sends_nowhere_without_consent(measured: list[Any], capsys: pytest
 
 
 def run_bench(*more: str, folder: Path) -> subprocess.Popen[str]:
-    """The real command, with its run folders below ``folder``."""
+    """The real command; its folders are below ``folder``."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "vwo_fast", "bench", "--quick", *more]
+    command = [sys.executable, "-m", "vwo_fast", "bench", "--quick", "--run-dir", str(folder / "run"), *more]
+    command += ["--spool-dir", str(folder / "spool")]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def leftovers(pid: int) -> list[Path]:
-    """Folders that a measurement by this process has made and that are still there."""
-    places = (default_run_dir().parent, default_spool_dir().parent)
-    return [path for place in places for path in place.glob(f"{PREFIX}{pid}-*")]
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder in shared memory, with a path that is short enough for a socket."""
+    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    made = Path(tempfile.mkdtemp(prefix="vft-", dir=shared))
+    yield made
+    shutil.rmtree(made)
 
 
-def test_bench_measures_this_machine(tmp_path: Path) -> None:
+def test_bench_measures_this_machine(folder: Path) -> None:
     """The real measurement: every figure is there and positive, steps are plain lines, and no folder is left."""
-    process = run_bench("--json", folder=tmp_path)
+    process = run_bench("--json", folder=folder)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     shown = json.loads(out)
@@ -195,27 +201,27 @@ def test_bench_measures_this_machine(tmp_path: Path) -> None:
     assert len(shown["rows"]) > 15
     assert "[1/9] lanes: enqueue and drain\n" in err
     assert "\r" not in err
-    assert leftovers(process.pid) == []
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupt_leaves_nothing_behind(folder: Path, number: signal.Signals) -> None:
     """In the middle of it, Ctrl-C or SIGTERM ends the command, its children and its folders."""
-    with run_bench(folder=tmp_path) as process:
+    with run_bench(folder=folder) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "aggregator" in line:
                 break
         wait_for(lambda: len(children(process.pid)) == 2)
         begotten = children(process.pid)
-        assert len(leftovers(process.pid)) == 2
+        assert len(list(folder.iterdir())) == 2
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
     assert "Traceback" not in err
     assert out == ""
     wait_for(lambda: not any(is_running(pid) for pid in begotten))
-    assert leftovers(process.pid) == []
+    assert list(folder.iterdir()) == []
 
 
 def children(pid: int) -> list[int]:
@@ -229,11 +235,11 @@ def is_running(pid: int) -> bool:
     return "vwo_fast.tuning." in found.stdout
 
 
-def test_a_server_that_refuses_is_no_measurement(tmp_path: Path) -> None:
+def test_a_server_that_refuses_is_no_measurement(folder: Path) -> None:
     """Figures of refused requests would mean nothing: the command says what the server answered."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    process = run_bench("--base-url", f"http://127.0.0.1:{port}", folder=tmp_path)
+    process = run_bench("--base-url", f"http://127.0.0.1:{port}", folder=folder)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert f"http://127.0.0.1:{port} does not take what is measured" in err

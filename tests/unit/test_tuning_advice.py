@@ -98,7 +98,7 @@ def test_scarce_places_are_warned_of() -> None:
     assert slow.outage.refused > 0
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     rate=st.floats(0.01, 20_000),
     rtt=st.floats(0, 0.3),

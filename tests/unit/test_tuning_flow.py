@@ -92,7 +92,7 @@ def test_at_the_limit_the_queue_grows_and_well_below_it_does_not() -> None:
     assert long.delay_median == pytest.approx(short.delay_median, rel=0.15)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(rate=st.floats(0.01, 30_000), used=plans, seed=st.integers(0, 1000))
 def test_every_event_is_answered_once(rate: float, used: Plan, seed: int) -> None:
     """What arrived is answered, nothing waits less than a request takes, and no depth is negative."""
@@ -103,7 +103,7 @@ def test_every_event_is_answered_once(rate: float, used: Plan, seed: int) -> Non
     assert 1 <= flow.events_per_request <= used.events_per_request
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(used=plans, rtt=st.floats(0, 1), more=st.floats(0.01, 1), seed=st.integers(0, 1000))
 def test_a_longer_way_is_never_quicker(used: Plan, rtt: float, more: float, seed: int) -> None:
     """With the same arrivals a larger round trip means a larger delay and less capacity."""
@@ -114,7 +114,7 @@ def test_a_longer_way_is_never_quicker(used: Plan, rtt: float, more: float, seed
     assert capacity(far, events, window, batches=100) <= capacity(near, events, window, batches=100)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(rate=st.floats(1, 1000), used=plans, factor=st.floats(1.1, 10))
 def test_a_longer_interval_makes_fewer_requests(rate: float, used: Plan, factor: float) -> None:
     """Not more of them, and not fuller than the count allows; the delay does not shrink."""
@@ -161,7 +161,7 @@ def test_a_slow_disk_fills_the_lanes() -> None:
     assert found.refused > 500_000
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     rate=st.floats(0.01, 1e5),
     spare=st.floats(0.5, 10),

@@ -15,6 +15,7 @@ from vwo_fast.aggregator.loop import NAP_SECONDS
 from vwo_fast.aggregator.sealed import VISITOR_FILTER_BYTES
 from vwo_fast.aggregator.spool_rows import ROW_OVERHEAD
 from vwo_fast.aggregator.window import LOADED_BATCHES_MAX
+from vwo_fast.queue import GROWTH_RESERVE
 from vwo_fast.tuning.figures import Figures, amount, events_max
 from vwo_fast.tuning.flow import Flow, Machine, Plan, capacity, sharing, simulate
 from vwo_fast.tuning.outage import Outage, Store, give_up, notice, simulate_outage
@@ -234,6 +235,7 @@ def _no_capacity(machine: Machine, demand: Demand, trials: list[Trial]) -> Impos
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Lanes:
+    record: float
     size: int
     size_max: int
     watermark: float
@@ -263,8 +265,11 @@ def _lane_sizes(demand: Demand, figures: Figures, flow: Flow) -> _Lanes:
         )
     wanted = _power_above(max(LANE_FLOOR, waiting + absence, 4 * record))
     size = min(wanted, room, largest)
-    size_max = max(size, min(room, GROWTH_MAX * size, largest, _power_below(figures.shared_memory_free / 4)))
+    # Not less than usual for a burst: it is taken only while shared memory has several times that free.
+    burst = max(GROWTH_MAX * size, int(OPTIONS["lane_bytes_max"].default or 0))
+    size_max = max(size, min(burst, largest, _power_below(figures.shared_memory_free / GROWTH_RESERVE)))
     return _Lanes(
+        record=record,
         size=size,
         size_max=size_max,
         watermark=_watermark(size, waiting, absence),
@@ -440,8 +445,9 @@ def _choices(
         Choice(
             name="lane_bytes_max",
             value=lanes.size_max,
-            reason=f"A burst may take {lanes.size_max // lanes.size} times the lane; if all {demand.workers} workers"
-            f" have one at once, they take {amount(lanes.size_max * demand.workers, 'B')} of shared memory.",
+            reason=f"A burst of one worker may take {lanes.size_max // lanes.size} times the lane, about"
+            f" {amount(lanes.size_max / lanes.record)} events, before enqueue returns False. A lane grows only while"
+            f" {GROWTH_RESERVE} times its size is free, so bursts of many workers do not take all shared memory.",
         ),
         Choice(
             name="lane_watermark",

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from vwo_fast.paths import default_run_dir, default_spool_dir
-
 __all__ = ["PREFIX", "Folders", "child_environment", "private_folders", "stop_child", "undisturbed"]
 
 PREFIX = "vwo_fast-bench-"
@@ -33,11 +31,13 @@ class Folders:
 
 
 @contextlib.contextmanager
-def private_folders() -> Iterator[Folders]:
-    """New folders that only we may enter, where a queue would have its own by default; they are removed."""
+def private_folders(run_dir: Path, spool_dir: Path) -> Iterator[Folders]:
+    """New folders that only we may enter, in those where a queue would have its own; they are removed."""
     made: list[Path] = []
     try:
-        for place in (default_run_dir().parent, default_spool_dir().parent):
+        for wanted in (run_dir, spool_dir):
+            # What is missing is not made: it would stay behind.
+            place = next(path for path in (wanted, *wanted.parents) if path.is_dir())
             made.append(Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=place)))
         yield Folders(run_dir=made[0], spool_dir=made[1])
     finally:

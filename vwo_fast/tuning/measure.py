@@ -69,12 +69,13 @@ def steps_of(effort: Effort, event_bytes: int) -> int:
     return 3 + len(sizes_for(event_bytes)) * len(effort.windows)
 
 
-def measure(effort: Effort, event_bytes: int, *, server: Settings | None, tell: Tell) -> Figures:
-    """Measure this machine with events of one size. Raises QueueError, with the reason, when it cannot be done.
+def measure(effort: Effort, event_bytes: int, *, places: Settings, server: Settings | None, tell: Tell) -> Figures:
+    """Measure this machine with events of one size. Raises QueueError or OSError when it cannot be done.
 
+    ``places``: its run_dir and spool_dir are where folders are made; in a queue that is there nothing is touched.
     ``server``: where the HTTP part sends to and how; None takes a sink of our own.
     """
-    with undisturbed(), private_folders() as folders:
+    with undisturbed(), private_folders(places.run_dir, places.spool_dir) as folders:
         tell("lanes: enqueue and drain")
         lane, drains, bodies = _lanes(effort, event_bytes, folders)
         with local_sink() as sink:

@@ -31,7 +31,10 @@ class Progress:
             self._stream.write(f"[{min(self._begun, self._total)}/{self._total}] {text}\n")
         self._stream.flush()
 
-    def end(self) -> None:
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
         """Leave a terminal as it was."""
         if self._is_terminal:
             self._stream.write(CLEAR_LINE)
