@@ -33,6 +33,30 @@ from vwo_fast._csrc cimport (
     vf_visitors_add,
 )
 
+cdef extern from *:
+    """
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    #endif
+
+    /* Above a size of its own choosing glibc asks the kernel for each block and gives it back at
+     * once; clearing the pages of each new body took more time than writing the JSON into it. */
+    static void vf_memory_keep(void) {
+    #ifdef __GLIBC__
+      mallopt(M_MMAP_THRESHOLD, 32 << 20);
+      mallopt(M_TRIM_THRESHOLD, 16 << 20);
+    #endif
+    }
+
+    static void vf_memory_return(void) {
+    #ifdef __GLIBC__
+      malloc_trim(0);
+    #endif
+    }
+    """
+    void vf_memory_keep() noexcept
+    void vf_memory_return() noexcept nogil
+
 OK = VF_OK
 FULL = VF_FULL
 TOO_LARGE = VF_TOO_LARGE
@@ -191,3 +215,12 @@ def visitor_filter(list visitors not None):
     for each in visitors:
         vf_visitors_add(bits, each)
     return filter
+
+
+def keep_memory():
+    vf_memory_keep()
+
+
+def return_memory():
+    with nogil:
+        vf_memory_return()

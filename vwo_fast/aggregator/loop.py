@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vwo_fast import __version__
+from vwo_fast import __version__, _batch
 from vwo_fast._lane import Control, SegmentError
 from vwo_fast.aggregator.barrier import Barriers
 from vwo_fast.aggregator.batcher import Batcher
@@ -128,6 +128,7 @@ class Aggregator:
         self._house_at = 0.0
         self._is_blocked = False
         self._has_backlog = False
+        self._keeps_memory = False
 
     # ---- life
 
@@ -193,11 +194,14 @@ class Aggregator:
         reach("turn: asked")
         is_active = self.shipper.collect()
         reach("turn: collected")
+        if is_active:
+            # Before the lanes are read, so that what waited is on its way meanwhile.
+            self.shipper.dispatch()
         if self.lanes.has_news or now >= self._house_at:
             self._keep_house(now)
         if self.read():
             self._active_at = self._clock()
-            is_active = True
+            is_active = self._keeps_memory = True
         reach("turn: read")
         self.batcher.seal_due()
         self._leaving.advance()
@@ -251,6 +255,9 @@ class Aggregator:
         self._renewal.look()
         try:
             if now - self._active_at > SLEEP_SECONDS_MAX:
+                if self._keeps_memory:
+                    self._keeps_memory = False
+                    _batch.return_memory()
                 self._spool.tidy()
         except sqlite3.Error as exc:
             self.shipper.complain(exc)
@@ -387,6 +394,7 @@ def run(queue_dir: Path, settings: Settings, *, foreground: bool) -> int:
     """
     os.umask(0o077)
     lift_descriptor_limit(DESCRIPTORS_MAX)
+    _batch.keep_memory()
     queue_dir = Path(os.path.abspath(queue_dir))
     settings = settings.replace(run_dir=queue_dir.parent, queue=queue_dir.name)
     try:

@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 FRESH_BATCHES_MAX = 128
 FRESH_BYTES_MAX = 64_000_000
+WAITING_BYTES_MAX = 8_000_000
+"""What is sealed ahead of its turn: more would be memory that is filled, and cold when it is sent."""
+
 SPILL_AFTER_FAILURES = 3
 REVIVED_AT_ONCE = 100
 PAYLOAD_TOO_LARGE = 413
@@ -132,7 +135,12 @@ class Shipper:
     @property
     def has_room(self) -> bool:
         """Whether more may be read from the lanes."""
-        return self.fresh_batches < FRESH_BATCHES_MAX and self._fresh_bytes < FRESH_BYTES_MAX
+        if self.fresh_batches >= FRESH_BATCHES_MAX or self._fresh_bytes >= FRESH_BYTES_MAX:
+            return False
+        if self._fresh_bytes < WAITING_BYTES_MAX:
+            return True
+        flying = sum(sealed.size for flight in self._flights for sealed in flight.batches if sealed.row is None)
+        return self._fresh_bytes - flying < WAITING_BYTES_MAX
 
     @property
     def in_flight(self) -> int:
