@@ -27,6 +27,7 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,7 +53,8 @@ class Rule:
     """How to answer the next requests that match, instead of as usual.
 
     ``times``: how many requests it answers; None: all, for as long as it stays in the list.
-    ``method``, ``path`` (a part of it), ``query`` (pairs in it) and ``min_bytes`` (of body) choose the requests.
+    ``method``, ``path`` (a part of it), ``query`` (pairs in it), ``min_bytes`` (of body) and ``encoding`` ("gzip", or
+    "" for none) choose the requests.
     ``delay``: seconds between reading the request and answering it.
     ``drop``: close the connection instead of answering.
     """
@@ -66,6 +68,7 @@ class Rule:
     method: str | None = None
     path: str = ""
     query: dict[str, str] = field(default_factory=dict)
+    encoding: str | None = None
     drop: bool = False
 
     def matches(self, request: Recorded) -> bool:
@@ -73,6 +76,7 @@ class Rule:
             self.times != 0
             and len(request.body) >= self.min_bytes
             and self.method in (None, request.method)
+            and self.encoding in (None, request.headers.get("Content-Encoding", ""))
             and self.path in request.path
             and self.query.items() <= dict(request.query).items()
         )
@@ -80,7 +84,10 @@ class Rule:
 
 @dataclass(slots=True, kw_only=True)
 class Recorded:
-    """One request as it arrived. ``status`` is None until it is answered, and stays None when it was dropped."""
+    """One request as it arrived. ``status`` is None until it is answered, and stays None when it was dropped.
+
+    ``body`` is decompressed; ``wire_bytes`` is how long it was on its way.
+    """
 
     method: str
     target: str
@@ -89,6 +96,7 @@ class Recorded:
     body: bytes
     time: float
     status: int | None = None
+    wire_bytes: int = 0
 
     @property
     def path(self) -> str:
@@ -127,6 +135,7 @@ class Recorded:
             "headers": self.header_pairs,
             "body": self.body.decode("utf-8", "backslashreplace"),
             "status": self.status,
+            "wire_bytes": self.wire_bytes,
         }
 
 
@@ -318,6 +327,12 @@ class _Handler(BaseHTTPRequestHandler):
         if len(body) < size:
             self.close_connection = True
             return
+        if self.headers.get("Content-Encoding") == "gzip":
+            # What is no gzip, or is longer than any body may be, stays as it is, and is no batch then.
+            with contextlib.suppress(zlib.error):
+                unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+                unpacked = unpacker.decompress(body, 4 * BYTES_MAX)
+                body = unpacked if unpacker.eof and not unpacker.unused_data else body
         pairs = [(name, str(value)) for name, value in self.headers.items()]
         request = Recorded(
             method=self.command,
@@ -326,6 +341,7 @@ class _Handler(BaseHTTPRequestHandler):
             header_pairs=pairs,
             body=body,
             time=time.time(),
+            wire_bytes=size,
         )
         answer = collector.receive(request)
         if answer.delay:

@@ -397,6 +397,16 @@ _TABLE = (
         doc="PEM file of the key of `client_cert`, without a password.",
     ),
     Option(
+        name="compression",
+        kind="choice",
+        default="none",
+        choices=("none", "gzip"),
+        importance="low",
+        scope="queue",
+        doc="gzip: bodies of 1,000 bytes and more are sent compressed. Only for a `base_url` that is known to accept "
+        "that; one which refuses it gets plain requests from then on. Limits count what is compressed, not the result.",
+    ),
+    Option(
         name="retry_delay_min",
         kind="seconds",
         default=0.5,

@@ -56,6 +56,7 @@ class Settings(Value):
     ca_bundle: str | None
     client_cert: str | None
     client_key: str | None
+    compression: Literal["none", "gzip"]
     in_flight_max: int
     retry_delay_min: float
     retry_delay_max: float

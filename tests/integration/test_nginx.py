@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,28 @@ def test_a_ca_bundle_that_is_gone_is_named(shop: Engine, tmp_path: Path) -> None
     assert "ca_bundle" in last_error(queue)
     stats = queue.stats()
     assert stats.accepted == 1 == stats.queued + stats.in_flight + stats.spooled
+
+
+@needs_nginx
+@needs_openssl
+@pytest.mark.parametrize("in_flight_max", [1, 3])
+def test_tls_connections_are_kept_alive(
+    shop: Engine, tmp_path: Path, certificates: Certificates, in_flight_max: int
+) -> None:
+    """However many batches there are, no more connections are opened, and handshakes made, than are used at once."""
+    numbered = "proxy_set_header X-Connection $connection;"
+    with Nginx(tmp_path, shop.collector.port, directives=numbered, server=certificates.sign("server")) as nginx:
+        queue = shop.queue(
+            base_url=nginx.url,
+            events_per_request=5,
+            ca_bundle=certificates.authority,
+            in_flight_max=in_flight_max,
+        )
+        put(queue, 400)
+        all_delivered(shop, queue, 400)
+        used = Counter(request.headers["X-Connection"] for request in shop.collector.requests)
+    assert sum(used.values()) == 80
+    assert len(used) <= in_flight_max
 
 
 # ---- forward proxies

@@ -157,22 +157,25 @@ class _Pool:
 class Recording:
     """A request that the libraries made, to be made again with other bodies. Several threads may use it."""
 
-    __slots__ = ("_after", "_before", "_pool", "_timeout")
+    __slots__ = ("_after", "_before", "_pool", "_timeouts")
 
-    def __init__(self, pool: _Pool, before: bytes, after: bytes, timeout: float) -> None:
+    def __init__(self, pool: _Pool, before: bytes, after: bytes, timeouts: tuple[float, float]) -> None:
         self._pool = pool
         self._before = before
         self._after = after
-        self._timeout = timeout
+        self._timeouts = timeouts
 
     @classmethod
-    def of_this_thread(cls, timeout: float) -> Recording | None:
-        """What this thread has just sent; None when it is not a POST with a length."""
+    def of_this_thread(cls, timeouts: tuple[float, float]) -> Recording | None:
+        """What this thread has just sent; None when it is not a POST with a length.
+
+        ``timeouts``: how long it may stand still while it is sent, and how long an answer may take.
+        """
         head = progress.head
         if head is None or not head.startswith(b"POST ") or not isinstance(progress.pool, _Pool):
             return None
         parts = _LENGTH_SENT.split(head)
-        return cls(progress.pool, parts[0], parts[1], timeout) if len(parts) == 2 else None
+        return cls(progress.pool, parts[0], parts[1], timeouts) if len(parts) == 2 else None
 
     def play(self, body: bytes) -> Answer | None:
         """Send it with this body. None when no connection is open: nothing has been done then.
@@ -200,7 +203,8 @@ class Recording:
             self._pool.give_back(connection)
 
     def _exchange(self, sock: socket.socket, body: bytes) -> tuple[Answer, bool]:
-        sock.settimeout(self._timeout)
+        sending, reading = self._timeouts
+        sock.settimeout(sending)
         head = b"%b%d%b" % (self._before, len(body), self._after)
         try:
             if len(body) <= AT_ONCE_BYTES:
@@ -212,6 +216,7 @@ class Recording:
         except (BrokenPipeError, ConnectionResetError):
             # It may have answered before it had read all of it, as a server does that finds it too large.
             pass
+        sock.settimeout(reading)
         data = sock.recv(ANSWER_BYTES)
         return (Answer(status=200), True) if _is_simply_taken(data) else _read(sock, data)
 

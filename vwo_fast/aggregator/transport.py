@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 import traceback
+import zlib
 from collections import deque
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
@@ -39,6 +40,15 @@ EXCERPT_BYTES = 1024
 BODY_READ_MAX = 1 << 16
 UNSENT_BYTES = 1 << 17
 KEPT_MAX = 64
+ZIP_LEVEL = 3
+"""For bodies of 100 and of 5,000 events it takes as long as 1 and saves more; 4 takes twice as long."""
+
+ZIP_BYTES_MIN = 1000
+"""What is smaller is hardly worth a header."""
+
+_NO_ZIP = (400, 415)
+"""Answers to a compressed request that may say something about the compression alone."""
+
 _TAKEN = Reply(status=200)
 
 Token = TypeVar("Token")
@@ -122,17 +132,14 @@ class Transport:
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
         self._kept: dict[object, _Ready] = {}
+        self._zips = settings.compression == "gzip"
+        self._refuses_zip: set[str] = set()
 
     def send(self, request: HttpRequest) -> Reply:
         """Send and wait for the answer. Never raises."""
         progress.is_sent = False
         try:
-            ready = self._ready(request)
-            answer = None
-            if ready.recording is not None and request.body is not None:
-                answer = ready.recording.play(request.body)
-            if answer is None:
-                answer = self._send_first(ready, request.body)
+            answer = self._send(request)
         except Exception as exc:
             return _reply_for(exc)
         if answer.status == 200:
@@ -144,6 +151,34 @@ class Transport:
             excerpt=answer.body[:EXCERPT_BYTES].decode("utf-8", "replace"),
         )
 
+    def _send(self, request: HttpRequest) -> Answer:
+        body = request.body
+        if body is None or not self._zips or len(body) < ZIP_BYTES_MIN:
+            return self._make(request, body)
+        server = request.url.split("/", 3)[2]
+        if server in self._refuses_zip:
+            return self._make(request, body)
+        packer = zlib.compressobj(ZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+        answer = self._make(request, packer.compress(body) + packer.flush(), is_zipped=True)
+        if answer.status not in _NO_ZIP:
+            return answer
+        zip_status = answer.status
+        progress.is_sent = False
+        answer = self._make(request, body)
+        # A 400 to both is about the events.
+        if (zip_status == 415 or 200 <= answer.status < 300) and server not in self._refuses_zip:
+            self._refuses_zip.add(server)
+            logger.error("a compressed request was answered with status %d: from now on they go plain", zip_status)
+        return answer
+
+    def _make(self, request: HttpRequest, body: bytes | None, *, is_zipped: bool = False) -> Answer:
+        ready = self._ready(request, is_zipped)
+        if ready.recording is not None and body is not None:
+            answer = ready.recording.play(body)
+            if answer is not None:
+                return answer
+        return self._send_first(ready, body)
+
     def _send_first(self, ready: _Ready, body: bytes | None) -> Answer:
         """Have the libraries send it, and keep how they did."""
         prepared = ready.prepared.copy()
@@ -154,11 +189,11 @@ class Transport:
         ) as response:
             headers = {name.lower(): value for name, value in response.headers.items()}
             answer = Answer(status=response.status_code, headers=headers, body=_read_beginning(response))
-        ready.recording = Recording.of_this_thread(self._timeout[1])
+        ready.recording = Recording.of_this_thread(self._timeout)
         return answer
 
-    def _ready(self, request: HttpRequest) -> _Ready:
-        key = (request.method, request.url, request.params, tuple(request.headers.items()))
+    def _ready(self, request: HttpRequest, is_zipped: bool) -> _Ready:
+        key = (is_zipped, request.method, request.url, request.params, tuple(request.headers.items()))
         ready = self._kept.get(key)
         if ready is None:
             prepared = self._session.prepare_request(
@@ -166,7 +201,7 @@ class Transport:
                     request.method,
                     request.url,
                     params=request.params,
-                    headers=request.headers,
+                    headers={**request.headers, "Content-Encoding": "gzip"} if is_zipped else request.headers,
                     auth=_keep_authorization,
                 )
             )
