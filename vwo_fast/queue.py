@@ -61,7 +61,7 @@ class _Owner(_lane.LaneOwner):
         self._locks: dict[int, threading.RLock] = {}
         self._is_replacing = False
         self._replaced_at = 0.0
-        self._place = (Path(), 0, 0)
+        self._place = (Path(), -1, -1)
         self._refusals: dict[int, tuple[float, int]] = {}
         self._said: dict[str, float] = {}
 
@@ -103,7 +103,7 @@ class _Owner(_lane.LaneOwner):
                 capacity //= 2
 
     def _make_lane(self, capacity: int, predecessor: int = 0, *, keep_old: bool = False) -> None:
-        folder = os.stat(self.member.folder).st_ino
+        folder = _inode(self.member.folder)
         lane_id = random_id()
         path = self.member.folder / f"lane-{lane_id:016x}"
         # The lock comes first: a lane that can be seen and is not locked is a dead process's.
@@ -113,7 +113,7 @@ class _Owner(_lane.LaneOwner):
             wants_reports = self.callback is not None
             self.open_lane(str(path), lane_id, self.owner_id, capacity, wants_reports, predecessor, keep_old=keep_old)
             os.rename(f"{path}.tmp", path)
-            self._place = (path, os.stat(path).st_ino, folder)
+            self._place = (path, _inode(path), folder)
         except OSError:
             self.member.users.release(lane_id)
             raise
@@ -140,18 +140,23 @@ class _Owner(_lane.LaneOwner):
 
     def see_lane(self) -> None:
         """Leave a lane that nobody reads any more: the aggregator has put it aside, or something took its place."""
-        if self.lane_id and (self.is_abandoned or self._is_misplaced()):
+        if not self.lane_id:
+            return
+        if self._is_homeless():
+            if self._may_say("folder"):
+                logger.error(
+                    "queue %r: its folder was deleted; nobody reads what this process puts into it: restart it",
+                    self.link.queue,
+                )
+        elif self.is_abandoned or self._is_misplaced():
             self._leave_lane()
 
     def _is_misplaced(self) -> bool:
-        path, inode, folder = self._place
-        try:
-            # In another folder than ours, or in none, a lane would be of no use either.
-            return os.stat(self.member.folder).st_ino == folder and (
-                not os.path.lexists(path) or os.lstat(path).st_ino != inode
-            )
-        except OSError:
-            return False
+        path, inode, _ = self._place
+        return _inode(path) != inode
+
+    def _is_homeless(self) -> bool:
+        return _inode(self.member.folder) != self._place[2]
 
     def _leave_lane(self) -> None:
         with self._lock():
@@ -210,7 +215,7 @@ class _Owner(_lane.LaneOwner):
     def _see_it_work(self) -> None:
         """Say it when the aggregator holds the queue and does nothing. A worker does not decide to end it."""
         age = stats.heartbeat_age(self.member.control)
-        if age > stats.HUNG_SECONDS and self._may_say("hung"):
+        if age > stats.HUNG_SECONDS and not self._is_homeless() and self._may_say("hung"):
             logger.error(
                 "queue %r: process %d holds the queue and has shown no sign of life for %d s: nothing is sent",
                 self.link.queue,
@@ -455,6 +460,14 @@ class Queue:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _inode(path: Path) -> int:
+    """The number of what lies there; -1 when nothing does."""
+    try:
+        return os.lstat(path).st_ino
+    except FileNotFoundError:
+        return -1
 
 
 def _holds(path: Path, content: bytes) -> bool:

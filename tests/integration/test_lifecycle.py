@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -354,3 +355,46 @@ def test_a_spool_folder_that_cannot_be_made_stops_nothing(shop: Engine, caplog: 
     queue = shop.queue(events_per_request=1)
     assert "no spool for now" in caplog.text
     assert queue.producer(route()).enqueue(impression(0))
+
+
+def test_without_an_interpreter_nothing_is_lost(shop: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No aggregator can be started: events are accepted until the lane is full, then refused with the reason, which the
+    log tells; all that was accepted arrives once one can be."""
+    python = tmp_path / "python"
+    queue = shop.queue(events_per_request=100, lane_bytes=1 << 16, lane_bytes_max=1 << 16, python=str(python))
+    producer = queue.producer(route())
+    accepted = 0
+    while producer.enqueue(impression(accepted)):
+        accepted += 1
+    assert accepted > 50
+    assert queue.stats().refused == {"lane_full": 1}
+    assert (queue.stats().accepted, queue.stats().queued) == (accepted, accepted)
+    assert any("lane_full" in record.getMessage() for record in caplog.records)
+    assert not shop.is_running()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o700)
+    wait_for(lambda: queue.flush(5))
+    assert sorted(numbers(shop.collector.events)) == list(range(accepted))
+
+
+def test_a_folder_that_is_deleted_stops_nobody(shop: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """The aggregator saves what it has read and goes on in a new folder, for whoever opens the queue again; a process
+    that still writes into the old one is told so."""
+    shop.collector.rules.append(Rule(status=503))
+    queue = shop.queue(events_per_request=5)
+    producer = queue.producer(route())
+    assert all(producer.enqueue(impression(n)) for n in range(20))
+    wait_for(lambda: queue.stats().spooled == 20)
+    shutil.rmtree(queue.folder)
+    wait_for(lambda: (queue.folder / "control").exists() and shop.is_running())
+    shop.collector.rules.clear()
+    with shop.queue(events_per_request=5) as again:
+        assert all(again.producer(route()).enqueue(impression(n)) for n in range(20, 30))
+        assert again.flush(30)
+        assert sorted(numbers(shop.collector.events)) == list(range(30))
+
+    def is_told() -> bool:
+        producer.enqueue(impression(99))
+        return any("folder was deleted" in record.getMessage() for record in caplog.records)
+
+    wait_for(is_told)

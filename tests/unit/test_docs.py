@@ -65,3 +65,25 @@ def test_every_reason_is_explained() -> None:
     text = (DOCS / "guarantees.md").read_text(encoding="utf-8")
     missing = [reason.name.lower() for reason in Reason if f"`{reason.name.lower()}`" not in text]
     assert missing == []
+
+
+def known_tests() -> set[str]:
+    """Names of all test functions, and of the C tests."""
+    tests = ROOT / "tests"
+    found = {path.name for path in (tests / "c").glob("test_*.c")}
+    for path in tests.rglob("test_*.py"):
+        found |= set(re.findall(r"^def (test_\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE))
+    return found
+
+
+def test_every_guarantee_names_the_tests_that_prove_it() -> None:
+    """Each failure on the page of guarantees has a test that exists, and no test is named that does not."""
+    text = (DOCS / "guarantees.md").read_text(encoding="utf-8")
+    table = text.partition("## Failure by failure")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 30
+    for row in rows:
+        named = re.findall(r"`(test_\w+(?:\.c)?)`", row.rsplit("|", 2)[1])
+        assert named, f"no test proves: {row[:80]}"
+        missing = set(named) - known_tests()
+        assert not missing, f"{missing} of: {row[:80]}"
