@@ -85,7 +85,7 @@ def test_just_below_the_limit_is_possible() -> None:
 
 
 def test_scarce_places_are_warned_of() -> None:
-    """Little shared memory, little disk, a slow disk: the advice fits into them and says what that costs."""
+    """Little shared memory, little disk, a slow disk, a slow server: the advice says what that costs."""
     small = figures(shared_memory_free=2_000_000, disk_free=100_000_000)
     advice = advise(demand(workers=8), small)
     assert advice.lanes_bytes <= 1_000_000
@@ -96,6 +96,8 @@ def test_scarce_places_are_warned_of() -> None:
     slow = advise(demand(), replace(figures(), spool=replace(figures().spool, write=0.01)))
     assert any("The disk takes 100" in text for text in slow.warnings)
     assert slow.outage.refused > 0
+    far = advise(demand(rate=100, rtt=4.0, delay=20.0), figures())
+    assert any("read_timeout" in text for text in far.warnings)
 
 
 @settings(max_examples=6, deadline=None)

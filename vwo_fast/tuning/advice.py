@@ -46,6 +46,9 @@ NOTICED_SECONDS = 1.0
 LANE_FLOOR = 256 * 1024
 GROWTH_MAX = 16
 BUSY_WORKER_MAX = 0.5
+SLOW_SHARE = 0.3
+"""Of read_timeout: a request that usually takes more will sometimes take all of it."""
+
 SPOOL_FLOOR = 256 * 1024 * 1024
 SEGMENT_BYTES = 10 * 1448
 """What TCP sends before it waits for the first answer on a connection that has been idle."""
@@ -397,7 +400,7 @@ def _assemble(
         notice_median=outage[1],
         notice_max=outage[2],
         cold_delay=max(0, cold) * demand.rtt,
-        warnings=_warnings(demand, figures, lanes, limit, outage[0]),
+        warnings=_warnings(demand, figures, lanes, limit, outage[0], machine.request_seconds(flow.events_per_request)),
         trials=trials,
     )
 
@@ -469,7 +472,9 @@ def _choices(
     )
 
 
-def _warnings(demand: Demand, figures: Figures, lanes: _Lanes, limit: _SpoolLimit, outage: Outage) -> tuple[str, ...]:
+def _warnings(
+    demand: Demand, figures: Figures, lanes: _Lanes, limit: _SpoolLimit, outage: Outage, took: float
+) -> tuple[str, ...]:
     found = []
     if lanes.is_short and lanes.waiting > lanes.watermark * lanes.size:
         found.append(
@@ -489,6 +494,12 @@ def _warnings(demand: Demand, figures: Figures, lanes: _Lanes, limit: _SpoolLimi
     if 1 / figures.spool.write < demand.rate:
         found.append(
             f"The disk takes {amount(1 / figures.spool.write)} events/s, less than come: in an outage lanes fill up."
+        )
+    timeout = float(OPTIONS["read_timeout"].default or 0)
+    if took > timeout * SLOW_SHARE:
+        found.append(
+            f"A request takes {took:.3g} s, and after {timeout:g} s without an answer it is sent again: with a"
+            " read_timeout of several times what a request takes, a slow answer makes no duplicates."
         )
     if outage.even_after is None:
         found.append("After an outage the backlog does not go while events come at this rate.")

@@ -56,7 +56,7 @@ class Effort:
     @classmethod
     def full(cls) -> Effort:
         """About half a minute."""
-        return cls(rounds=60, seconds=1.0, burst_events=60_000, bursts=5, windows=(1, 4, 16))
+        return cls(rounds=60, seconds=2.0, burst_events=60_000, bursts=5, windows=(1, 4, 16))
 
     @classmethod
     def quick(cls) -> Effort:
@@ -125,9 +125,10 @@ class _OwnLane:
         self._owner = _lane.LaneOwner(self._control)
         self.capacity = lane_bytes_here(folder, LANE_BYTES)
         self._owner.open_lane(str(folder / "lane"), 1, 2, self.capacity, False)
+        self._path = folder / "lane.tmp"
         self.key = route().key
         self.put = _lane.Producer(self._owner, self.key, _lane.SHAPE_FULLSTACK, _lane.KIND_EVENT).enqueue
-        self._reader = _lane.LaneReader.attach(str(folder / "lane.tmp"))
+        self._reader = _lane.LaneReader.attach(str(self._path))
 
     @property
     def written(self) -> int:
@@ -145,6 +146,8 @@ class _OwnLane:
         self._reader.close()
         self._owner.close_lane()
         self._control.close()
+        # What comes next may need its room.
+        self._path.unlink()
 
 
 def lane_bytes_here(folder: Path, wanted: int) -> int:
