@@ -1,4 +1,4 @@
-"""Talking to the aggregator over ZeroMQ: doorbell, questions, and finding it alive.
+"""Talking to the aggregator over ZeroMQ: questions, and finding it alive.
 
 A context belongs to the process that made it: after a fork the child makes its
 own and leaves the parent's alone, because a message sent on an inherited socket
@@ -11,7 +11,6 @@ import itertools
 import logging
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from vwo_fast import launch
+from vwo_fast.doorbell import ENDPOINT
 from vwo_fast.errors import QueueError
 from vwo_fast.locks import AGGREGATOR_LOCK, lock_file
 
-# ZeroMQ is imported when a queue is made, not with the package: it is a third of all that a worker imports.
+# ZeroMQ is imported by the first that asks: most workers never do, and it is twice as large as all the rest of us.
 if TYPE_CHECKING:
     import zmq
 
-__all__ = ["Doorbell", "Link", "flush", "socket_for"]
+__all__ = ["Link", "flush", "socket_for"]
 
 logger = logging.getLogger(__name__)
 
-ENDPOINT = "ctl"
 POLL_SECONDS = 0.05
 ANSWER_BYTES_MAX = 1 << 20
 DESCRIPTORS_NEEDED = 16
@@ -71,41 +70,6 @@ def _check_descriptors() -> None:
     finally:
         for fd in found:
             os.close(fd)
-
-
-class Doorbell:
-    """Wakes the aggregator. Any thread of one process may ring; it never waits."""
-
-    def __init__(self, folder: Path) -> None:
-        # Now, before the fork of a server that preloads, and not in the request that rings first.
-        import zmq  # noqa: F401
-
-        self._folder = folder
-        self._socket: zmq.Socket[bytes] | None = None
-        # Re-entrant: a signal handler that enqueues may interrupt a ring of its own thread.
-        self._lock = threading.RLock()
-
-    def ring(self) -> None:
-        """Send the empty message. A full pipe is fine: it is full of rings."""
-        import zmq
-
-        with self._lock:
-            try:
-                if self._socket is None:
-                    self._socket = socket_for(self._folder)
-                    self._socket.sndhwm = 16
-                self._socket.send(b"", zmq.NOBLOCK)
-            except zmq.Again:
-                logger.debug("doorbell not sent: pipe full")
-            except QueueError as exc:
-                # It looks at the lanes every second without being rung for.
-                logger.debug("doorbell not sent: %s", exc)
-
-    def close(self) -> None:
-        with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
 
 
 class Link:

@@ -19,9 +19,10 @@ from typing import Any
 
 from vwo_fast import _batch, _lane, stats
 from vwo_fast._wire import fme_realtime_request
-from vwo_fast.client import Doorbell, Link, flush
+from vwo_fast.client import Link, flush
 from vwo_fast.config import load_settings
 from vwo_fast.counters import Reason
+from vwo_fast.doorbell import Doorbell
 from vwo_fast.errors import QueueError
 from vwo_fast.folder import Membership, write_private
 from vwo_fast.launch import LAUNCH_INTERVAL_NS
@@ -72,6 +73,7 @@ class _Owner(_lane.LaneOwner):
             if self.lane_id:
                 return True  # another thread was faster
             # What a parent left here belongs to the parent: its socket, its listener, its ids.
+            self._bell.abandon()
             self._bell = Doorbell(self.member.folder)
             self.listener = None
             self.owner_id = random_id()
@@ -390,6 +392,9 @@ class Queue:
             python=str(self.settings.python) if self.settings.python else None,
         )
         self._owner = _Owner(self._member, flush_callback, link)
+        if flush_callback is not None:
+            # Its listener needs it: now, before the fork of a server that preloads, and not in the first request.
+            import zmq  # noqa: F401
         self._link = link
         self._finalizer = weakref.finalize(self, _at_exit, self._owner)
 

@@ -18,7 +18,7 @@ import vwo_fast
 from tests.support.engine import Engine, engine, impression, numbers, route, wait_for
 from tests.support.zmtp_peer import FLOODS, connect, hello
 from vwo_fast._options import OPTIONS
-from vwo_fast.aggregator.zmtp import frame
+from vwo_fast._zmtp import frame
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="optional: reads /proc")
 

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vwo_fast._options import ALIASES, OPTIONS, environment_name
+from vwo_fast._zmtp import COMMAND, MORE, frame
 from vwo_fast.aggregator import control
-from vwo_fast.aggregator.zmtp import COMMAND, HELLO, MORE, Incoming, ProtocolError, frame
+from vwo_fast.aggregator.zmtp import HELLO, Incoming, ProtocolError
 from vwo_fast.config import Settings, load_settings
 from vwo_fast.errors import ConfigError
 from vwo_fast.folder import read_settings

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import msgpack
 
-from vwo_fast.aggregator.zmtp import COMMAND, HELLO, LONG, MORE, frame
+from vwo_fast._zmtp import LONG, MORE, frame
+from vwo_fast._zmtp import hello as said
+from vwo_fast.aggregator.zmtp import HELLO
 
 __all__ = ["FLOODS", "connect", "hello"]
 
-GREETING = HELLO[:64]
-READY = frame(b"\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\0", COMMAND)
 CONNECTIONS = 3
 
 
@@ -35,7 +35,7 @@ def connect(path: Path) -> socket.socket:
 def hello(path: Path) -> socket.socket:
     """A connection over which messages may go."""
     made = connect(path)
-    made.sendall(GREETING + READY)
+    made.sendall(said(b"DEALER"))
     got = 0
     while got < len(HELLO) and (part := made.recv(len(HELLO) - got)):
         got += len(part)

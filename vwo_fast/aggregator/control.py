@@ -25,7 +25,8 @@ from typing import Any
 
 import msgpack
 
-from vwo_fast.aggregator.zmtp import HELLO, Incoming, ProtocolError, frame
+from vwo_fast._zmtp import frame
+from vwo_fast.aggregator.zmtp import HELLO, Incoming, ProtocolError
 
 __all__ = ["ControlSocket", "Question"]
 

@@ -7,32 +7,19 @@ it need not do, and no limit of its own counts them.
 
 from __future__ import annotations
 
-__all__ = ["HELLO", "Incoming", "ProtocolError", "frame"]
+from vwo_fast._zmtp import COMMAND, GREETING, LONG, MORE, READY, hello
 
-MORE, LONG, COMMAND = 1, 2, 4
+__all__ = ["HELLO", "Incoming", "ProtocolError"]
+
 KNOWN_FLAGS = MORE | LONG | COMMAND
+HELLO = hello(b"ROUTER")
 
-_SIGNATURE = b"\xff" + bytes(7) + b"\x01\x7f"
-_MECHANISM = b"NULL".ljust(20, b"\0")
-_GREETING_BYTES = 64
-_VERSION_AT, _MECHANISM_AT = 10, 12
-_PROPERTIES = b"\x0bSocket-Type\0\0\0\x06ROUTER\x08Identity\0\0\0\0"
-_READY = b"\x05READY"
+_VERSION_AT = 10
+_MECHANISM = slice(12, 32)
 
 
 class ProtocolError(Exception):
     """The peer does not speak the protocol, or says more than it may."""
-
-
-def frame(body: bytes, flags: int = 0) -> bytes:
-    """One frame."""
-    if len(body) < 256:
-        return bytes((flags, len(body))) + body
-    return bytes((flags | LONG,)) + len(body).to_bytes(8, "big") + body
-
-
-HELLO = (_SIGNATURE + b"\x03\0" + _MECHANISM).ljust(_GREETING_BYTES, b"\0") + frame(_READY + _PROPERTIES, COMMAND)
-"""All that this end has to say before messages; it depends on nothing that the peer says."""
 
 
 class Incoming:
@@ -65,7 +52,7 @@ class Incoming:
             return None
         flags, body = found
         if flags & COMMAND:
-            if not self.is_ready and not body.startswith(_READY):
+            if not self.is_ready and not body.startswith(READY):
                 raise ProtocolError("a command that is not READY")
             self.is_ready = True
             return b""
@@ -78,14 +65,14 @@ class Incoming:
     def _greeted(self) -> bool:
         buffer = self._buffer
         # The length between the first and the last byte of the signature says nothing since version 3.
-        if buffer and buffer[0] != _SIGNATURE[0]:
+        if buffer and buffer[0] != GREETING[0]:
             raise ProtocolError("no greeting")
-        if len(buffer) < _GREETING_BYTES:
+        if len(buffer) < len(GREETING):
             return False
-        mechanism = bytes(buffer[_MECHANISM_AT : _MECHANISM_AT + len(_MECHANISM)])
-        if buffer[9] != _SIGNATURE[9] or buffer[_VERSION_AT] < 3 or mechanism != _MECHANISM:
+        is_signed = buffer[9] == GREETING[9]
+        if not is_signed or buffer[_VERSION_AT] < 3 or buffer[_MECHANISM] != GREETING[_MECHANISM]:
             raise ProtocolError("another protocol or mechanism")
-        self._at = _GREETING_BYTES
+        self._at = len(GREETING)
         self._has_greeted = True
         return True
 

@@ -1,0 +1,86 @@
+"""The doorbell: one empty message, which wakes an aggregator that sleeps.
+
+It is all that most workers ever say, so it goes over a plain socket: libzmq would
+bring two threads and two megabytes into each of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vwo_fast._zmtp import frame, hello
+
+if TYPE_CHECKING:
+    import socket
+
+__all__ = ["ENDPOINT", "Doorbell"]
+
+logger = logging.getLogger(__name__)
+
+ENDPOINT = "ctl"
+
+_HELLO = hello(b"DEALER")
+_RING = frame(b"")
+
+
+class Doorbell:
+    """Wakes the aggregator. Any thread of one process may ring; it never waits."""
+
+    def __init__(self, folder: Path) -> None:
+        # Now, before the fork of a server that preloads, and not in the request that rings first.
+        import socket
+
+        self._path = str(folder / ENDPOINT)
+        self._new_socket = socket.socket
+        self._family, self._kind = socket.AF_UNIX, socket.SOCK_STREAM
+        # An embedded interpreter may not have SIGPIPE ignored.
+        self._flags = getattr(socket, "MSG_NOSIGNAL", 0)
+        self._socket: socket.socket | None = None
+        # Re-entrant: a signal handler that enqueues may interrupt a ring of its own thread.
+        self._lock = threading.RLock()
+
+    def ring(self) -> None:
+        """Send the empty message. A socket that takes no more is fine: it is full of rings."""
+        with self._lock:
+            # Twice: the connection may have been to an aggregator that is gone, or that needed the room.
+            for _ in range(2):
+                try:
+                    self._send(self._connected(), _RING)
+                    return
+                except BlockingIOError:
+                    return
+                except OSError as exc:
+                    # It looks at the lanes every second without being rung for.
+                    logger.debug("doorbell not sent: %s", exc)
+                    self.abandon()
+
+    def _connected(self) -> socket.socket:
+        if self._socket is None:
+            made = self._new_socket(self._family, self._kind)
+            try:
+                made.setblocking(False)
+                made.connect(self._path)
+                self._send(made, _HELLO)
+            except BaseException:
+                made.close()
+                raise
+            self._socket = made
+        return self._socket
+
+    def _send(self, to: socket.socket, data: bytes) -> None:
+        if to.send(data, self._flags) != len(data):
+            raise OSError("half a message was taken")
+
+    def close(self) -> None:
+        """No ring comes after this one."""
+        with self._lock:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the connection, without the lock: in a child, a thread that it does not have may hold that."""
+        made, self._socket = self._socket, None
+        if made is not None:
+            made.close()
