@@ -1,10 +1,13 @@
-"""Prints what comes on top of the SDK in a worker: ``memory_worker.py vwo_fast|official URL``, in its environment."""
+"""Prints what comes on top of the SDK in a worker: ``memory_worker.py vwo_fast|official URL RUN_DIR SPOOL_DIR``.
+
+The aggregator of queue ``bench`` in that folder is at work all the time.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+import time
 
 import vwo
 
@@ -12,18 +15,17 @@ from benchmarks.support.events import ACCOUNT, SDK_KEY, impression
 from benchmarks.support.smaps import memory
 from tests.support import sdk_settings
 
+DEADLINE_SECONDS = 60.0
 SETTINGS = json.dumps(sdk_settings.fullstack(accountId=ACCOUNT, sdkKey=SDK_KEY))
 
 
-def added(dispatch: Any, events: list[dict[str, Any]], before: dict[str, float]) -> dict[str, float]:
-    for event in events:
-        dispatch(event)
+def added(before: dict[str, float]) -> str:
     after = memory()
-    return {name: after[name] - before[name] for name in after}
+    return json.dumps({name: after[name] - before[name] for name in after})
 
 
 def main() -> None:
-    kind, url = sys.argv[1:]
+    kind, url, run_dir, spool_dir = sys.argv[1:]
     vwo.launch(SETTINGS, is_development_mode=True).activate("ab", "nobody")
     events = [impression(number) for number in range(2000)]
     before = memory()
@@ -31,17 +33,28 @@ def main() -> None:
         from benchmarks.support.contenders import official_fullstack
 
         dispatcher = official_fullstack(url).event_dispatcher
-        print(json.dumps(added(dispatcher.dispatch, events, before)), flush=True)
+        for event in events:
+            dispatcher.dispatch(event)
+        print(added(before), flush=True)
         dispatcher.flush_queue(manual=True, mode="sync")
         return
-    # Only now: it imports what a worker needs of vwo_fast as well.
-    from benchmarks.support.work import folders
+    # Only now: it is what is measured.
     from vwo_fast import Queue, fullstack
 
-    with folders() as places, Queue("bench", base_url=url, events_per_request=5000, idle_exit=1, **places) as queue:
-        client = fullstack.launch(SETTINGS, queue=queue)
-        print(json.dumps(added(client.event_dispatcher.dispatch, events, before)), flush=True)
-        queue.flush(30)
+    places = {"run_dir": run_dir, "spool_dir": spool_dir}
+    with Queue("bench", base_url=url, events_per_request=1000, idle_exit=1, **places) as queue:
+        dispatch = fullstack.launch(SETTINGS, queue=queue).event_dispatcher.dispatch
+        for event in events:
+            dispatch(event)
+        until = time.monotonic() + DEADLINE_SECONDS
+        while (stats := queue.stats()).delivered < stats.accepted:
+            if time.monotonic() > until:
+                raise RuntimeError(f"nothing arrives at {url}: {stats}")
+            time.sleep(0.05)
+        # Long enough for the aggregator to fall asleep, so that this one rings.
+        time.sleep(0.5)
+        dispatch(events[0])
+        print(added(before), flush=True)
 
 
 if __name__ == "__main__":

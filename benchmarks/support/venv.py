@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,13 @@ def environment(label: str) -> Path:
         raise NotMeasuredError(f"the environment {label} cannot be made") from exc
 
 
-def run_in(label: str, program: Path, arguments: Sequence[str]) -> Any:
-    """Run a program in an environment; the JSON of its last line of output."""
+def run_in(label: str, program: Path, arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> Any:
+    """Run a program in an environment; the JSON of its last line of output. ``variables``: instead of our own."""
     command = [str(environment(label)), str(program), *arguments]
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"} if variables is None else variables,
         capture_output=True,
         text=True,
         timeout=TIMEOUT_SECONDS,
