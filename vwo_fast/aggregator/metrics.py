@@ -24,6 +24,10 @@ LOG_INTERVAL_SECONDS = 60.0
 LANE_REASONS = range(1, 16)
 
 
+_NOT_TRANSCODABLE = int(ControlCounter.BY_REASON + Reason.NOT_TRANSCODABLE)
+_DAMAGED = int(ControlCounter.BY_REASON + Reason.DAMAGED)
+
+
 class Metrics:
     """Totals and gauges. Every event that is lost goes through :meth:`dropped`, with its reason."""
 
@@ -69,10 +73,11 @@ class Metrics:
         puts into the spool; without it nothing of this has happened.  When the body raises, nothing is counted.
         """
         segments = tuple(segments)
-        amounts = Counter(add)
+        amounts = dict(add)
         for segment in segments:
-            amounts[ControlCounter.BY_REASON + Reason.NOT_TRANSCODABLE] += segment.untranscodable
-            amounts[ControlCounter.BY_REASON + Reason.DAMAGED] += segment.damaged
+            for reason, lost in ((_NOT_TRANSCODABLE, segment.untranscodable), (_DAMAGED, segment.damaged)):
+                if lost:
+                    amounts[reason] = amounts.get(reason, 0) + lost
         totals = {
             int(index): max(0, self._control.counter(index) + amount) for index, amount in amounts.items() if amount
         }
