@@ -89,6 +89,8 @@ def test_scarce_places_are_warned_of() -> None:
     small = figures(shared_memory_free=2_000_000, disk_free=100_000_000)
     advice = advise(demand(workers=8), small)
     assert advice.lanes_bytes <= 1_000_000
+    assert advice.value("lane_watermark") == 0.5
+    assert any("does not fit into a lane" in choice.reason for choice in advice.choices)
     assert advice.value("spool_max_bytes") == 50_000_000
     assert advice.outage.refused > 0
     assert any("Shared memory" in text for text in advice.warnings)

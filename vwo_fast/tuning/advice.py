@@ -284,10 +284,10 @@ def _lane_sizes(demand: Demand, figures: Figures, flow: Flow) -> _Lanes:
 
 
 def _watermark(size: int, waiting: float, absence: float) -> float:
-    """The usual one when it serves; else as far from what waits as from what an absence needs."""
+    """The usual one when it serves, or when none does; else as far from what waits as from what an absence needs."""
     option = OPTIONS["lane_watermark"]
     usual = float(option.default or 0.5)
-    if waiting <= usual * size and absence <= (1 - usual) * size:
+    if (waiting <= usual * size and absence <= (1 - usual) * size) or waiting + absence > size:
         return usual
     middle = (waiting / size + 1 - absence / size) / 2
     return round(min(float(option.maximum or 1), max(float(option.minimum or 0), middle)), 2)
@@ -455,8 +455,14 @@ def _choices(
         Choice(
             name="lane_watermark",
             value=lanes.watermark,
-            reason=f"Below it the usual {amount(lanes.waiting, 'B')} stay off the disk; above it there is room for"
-            f" {amount((1 - lanes.watermark) * lanes.size, 'B')} while the disk is written or the aggregator is away.",
+            reason=(
+                f"Below it the usual {amount(lanes.waiting, 'B')} stay off the disk; above it there is room for"
+                f" {amount((1 - lanes.watermark) * lanes.size, 'B')} while the disk is written or the aggregator is"
+                " away."
+                if lanes.waiting <= lanes.watermark * lanes.size
+                else f"What waits, {amount(lanes.waiting, 'B')}, does not fit into a lane of this size: what is above"
+                " it moves to the disk, and the rest of the lane takes what comes meanwhile."
+            ),
         ),
         Choice(
             name="spool_max_bytes",

@@ -76,6 +76,8 @@ def measure(effort: Effort, event_bytes: int, *, places: Settings, server: Setti
     ``server``: where the HTTP part sends to and how; None takes a sink of our own.
     """
     with undisturbed(), private_folders(places.run_dir, places.spool_dir) as folders:
+        # Before our own lanes and batches take some of it.
+        shared, disk = os.statvfs(folders.run_dir), os.statvfs(folders.spool_dir)
         tell("lanes: enqueue and drain")
         lane, drains, bodies = _lanes(effort, event_bytes, folders)
         with local_sink() as sink:
@@ -97,7 +99,6 @@ def measure(effort: Effort, event_bytes: int, *, places: Settings, server: Setti
             engine = _engine(effort, event_bytes, folders, sink)
         tell("spool: the disk")
         spool = _spool(event_bytes, folders, bodies[max(bodies)])
-        shared, disk = os.statvfs(folders.run_dir), os.statvfs(folders.spool_dir)
         return Figures(
             event_bytes=event_bytes,
             url=None if server is None else server.base_url,
