@@ -10,9 +10,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Hundreds of aggregators and workers are started, and half of a start is compiling, where no bytecode may be written
+# beside the sources: so it is kept elsewhere.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).resolve().parents[1] / "build" / "pycache")
 
 settings.register_profile("vwo_fast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("vwo_fast")
