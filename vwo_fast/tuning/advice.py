@@ -439,6 +439,12 @@ def _choices(
             f" each other in {meets:.0%} of cases, because they may share a visitor. It also bounds what is sent twice"
             f" if the aggregator is killed: {plan.in_flight_max * plan.events_per_request} events.",
         ),
+        *_store_choices(demand, lanes, limit),
+    )
+
+
+def _store_choices(demand: Demand, lanes: _Lanes, limit: _SpoolLimit) -> tuple[Choice, ...]:
+    return (
         Choice(
             name="lane_bytes",
             value=lanes.size,
