@@ -61,12 +61,37 @@ class Engine:
     def close(self) -> None:
         for queue in self.queues:
             queue.close()
-        folders = list(self.run_dir.iterdir()) if self.run_dir.exists() else []
-        for folder in folders:
+        self._end_aggregators()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _end_aggregators(self) -> None:
+        """None may go on: it would send its events to whatever server gets the collector's port next.
+
+        Several may have been launched, and one that was not there yet finds the lock free when another is killed.
+        """
+        quiet = 0
+        while quiet < 2:
+            quiet = 0 if self._end_those_at_work() or self._end_those_launched() else quiet + 1
+            time.sleep(0.005)
+
+    def _end_those_at_work(self) -> bool:
+        found = False
+        for folder in list(self.run_dir.iterdir()) if self.run_dir.exists() else []:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, TimeoutError):
                 if (folder / "control").exists() and self.is_running(folder.name):
                     self.kill_aggregator(folder.name)
-        shutil.rmtree(self.root, ignore_errors=True)
+                    found = True
+        return found
+
+    def _end_those_launched(self) -> bool:
+        """Those whose command line names this engine's own folder."""
+        found = False
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if str(self.run_dir).encode() in entry.read_bytes() and int(entry.parent.name) != os.getpid():
+                    os.kill(int(entry.parent.name), signal.SIGKILL)
+                    found = True
+        return found
 
 
 @contextlib.contextmanager
