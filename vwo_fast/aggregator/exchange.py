@@ -70,9 +70,10 @@ class _Watched:
         progress.is_sent = True
 
     def send(self, data: Any) -> None:
+        if progress.head is None and isinstance(data, bytes):
+            progress.head = data
+        # Without a socket, http.client opens one; urllib3 leaves it to that before its version 2.
         if isinstance(data, bytes) and self.sock is not None:
-            if progress.head is None:
-                progress.head = data
             _send_all(self.sock, data)
         else:
             super().send(data)  # type: ignore[misc]
