@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.support.rooms import ROUTE, Clock, sealed
 from vwo_fast.aggregator.spool import Spool
@@ -21,6 +24,7 @@ class Machine:
         self.wall = Clock()
         self.wall.now = 1_700_000_000.0
         self.boots = 1
+        self._spools: list[Spool] = []
 
     def reboot(self, seconds: float) -> None:
         """Off for a while; the monotonic clock starts again."""
@@ -34,15 +38,26 @@ class Machine:
 
     def spool(self) -> Spool:
         clock = SpoolClock(boot=f"boot {self.boots}", monotonic=self.monotonic, wall=self.wall)
-        return Spool(self.path, clock=clock)
+        self._spools.append(Spool(self.path, clock=clock))
+        return self._spools[-1]
 
     def ages(self, spool: Spool) -> list[float]:
         return [old.age for old in spool.oldest(10)]
 
+    def close(self) -> None:
+        for spool in self._spools:
+            spool.close()
 
-def test_age_is_that_of_the_monotonic_clock(tmp_path: Path) -> None:
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(tmp_path / "s")
+    yield made
+    made.close()
+
+
+def test_age_is_that_of_the_monotonic_clock(machine: Machine) -> None:
     """While the machine runs no setting of its clock makes a row older or younger, also over a restart of ours."""
-    machine = Machine(tmp_path / "s")
     spool = machine.spool()
     spool.add([sealed(1)], ROUTES)
     machine.sleep(60)
@@ -54,9 +69,8 @@ def test_age_is_that_of_the_monotonic_clock(tmp_path: Path) -> None:
     assert machine.ages(again) == [60.0]
 
 
-def test_a_reboot_is_bridged_by_the_wall_clock(tmp_path: Path) -> None:
+def test_a_reboot_is_bridged_by_the_wall_clock(machine: Machine) -> None:
     """A row of an earlier life of the machine is as old as the wall clock says at the opening, and ages on."""
-    machine = Machine(tmp_path / "s")
     spool = machine.spool()
     spool.add([sealed(1)], ROUTES)
     machine.sleep(10)
@@ -70,9 +84,8 @@ def test_a_reboot_is_bridged_by_the_wall_clock(tmp_path: Path) -> None:
     assert machine.ages(again) == [1015.0, 5.0]
 
 
-def test_a_clock_that_was_set_back_makes_nothing_older(tmp_path: Path) -> None:
+def test_a_clock_that_was_set_back_makes_nothing_older(machine: Machine) -> None:
     """After a reboot into the past a row is young, and a row that is younger still is not below zero."""
-    machine = Machine(tmp_path / "s")
     spool = machine.spool()
     spool.add([sealed(1)], ROUTES)
     machine.sleep(30)
@@ -85,9 +98,8 @@ def test_a_clock_that_was_set_back_makes_nothing_older(tmp_path: Path) -> None:
     assert machine.ages(again) == [37.0, 7.0]
 
 
-def test_halves_are_as_old_as_their_parent(tmp_path: Path) -> None:
+def test_halves_are_as_old_as_their_parent(machine: Machine) -> None:
     """A split does not make a batch young again."""
-    machine = Machine(tmp_path / "s")
     spool = machine.spool()
     parent = sealed(1, events=4)
     spool.add([parent], ROUTES)
