@@ -147,12 +147,13 @@ def rows_of(shape: str, folder: Path, rounds: int, count: int) -> list[Row]:
             rows.append(pair_row(pair, what=what_here, against=name, unit="ns", at_most=at_most, times_faster=True))
             if main and per_body == count and goal == 20:
                 rows.append(rate_row(what_here, pair.ours.median))
-        if main:
-            packed = [_lane.pack(event) for event in events]
-            theirs = way_of_dumps(lambda part, dumps=dumps: dumps(list(map(msgpack.unpackb, part))), packed, count)
-            pair = alternate(way_of_lane(lane, events, count), theirs, rounds)
-            against = f"{name} with msgpack.unpackb"
-            rows.append(pair_row(pair, what=what, against=against, unit="ns", at_most=None, times_faster=True))
+        packed = [_lane.pack(event) for event in events]
+        for per_body in (count, 100) if main else ():
+            theirs = way_of_dumps(lambda part, dumps=dumps: dumps(list(map(msgpack.unpackb, part))), packed, per_body)
+            pair = alternate(way_of_lane(lane, events, per_body), theirs, rounds)
+            what_here, against = f"{what}, {per_body} per body", f"{name} with msgpack.unpackb"
+            at_most = 1 / goal
+            rows.append(pair_row(pair, what=what_here, against=against, unit="ns", at_most=at_most, times_faster=True))
     pair = alternate(way_of_lane(lane, events, count), way_of_copy(events), rounds)
     at_most = 6 if main else None
     rows.append(pair_row(pair, what=what, against="copy of the same bytes", unit="ns", at_most=at_most))
