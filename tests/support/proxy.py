@@ -13,12 +13,12 @@ so that connections which are kept alive meet it too.
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import struct
 import threading
 import time
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from types import TracebackType
 from typing import TypeVar
 
@@ -194,7 +194,7 @@ class Proxy:
                 time.sleep(POLL_SECONDS)
                 continue
             try:
-                if not select.select([listener], [], [], POLL_SECONDS)[0] or not self._accepts.is_set():
+                if not wait([listener], POLL_SECONDS) or not self._accepts.is_set():
                     continue
                 client = listener.accept()[0]
             except (OSError, ValueError):
@@ -244,7 +244,7 @@ class _Pair:
     def _pump(self) -> None:
         while True:
             sockets = [self._client] if self._server is None else [self._client, self._server]
-            ready = select.select(sockets, [], [], POLL_SECONDS)[0]
+            ready = wait(sockets, POLL_SECONDS)
             if self.ending is not None:
                 raise self.ending
             if self._client in ready:

@@ -9,13 +9,13 @@ import ctypes
 import json
 import mmap
 import os
-import select
 import signal
 import struct
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,8 @@ class Zygote:
     def ended(self, timeout: float = 0.0) -> dict[str, Any] | None:
         """What the child left: ``code`` and ``said``; None while it lives."""
         assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], timeout)[0]:
+        # Not select: a test process that has opened many queues has descriptors beyond what that can take.
+        if not wait([self._process.stdout.fileno()], timeout):
             return None
         line = self._process.stdout.readline()
         assert line, "the zygote itself has died"

@@ -117,13 +117,14 @@ class Bounds:
         if sealed is None:
             found = self._spool.load_row(old.row)
             if not isinstance(found, Sealed):
-                self._metrics.add(ControlCounter.DEAD, found.events)
+                self._metrics.unreadable(found.events)
                 self._observer.lost(found.events)
                 if line is not None:
                     line.missed(found.rows)
                 return bool(found.rows)
             sealed = found
-        with self._metrics.entry({ControlCounter.BY_REASON + reason: sealed.events}, forget=[sealed]):
+        add = {ControlCounter.BY_REASON + reason: sealed.events}
+        with self._metrics.entry(add, forget=[sealed], unspooled=self._spool.events_held(sealed)):
             try:
                 self._spool.remove([sealed])
             except sqlite3.Error as exc:

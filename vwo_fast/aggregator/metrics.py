@@ -65,12 +65,14 @@ class Metrics:
         forget: Sequence[Sealed] = (),
         lane: int | None = None,
         proof: Proof | None = None,
+        unspooled: int = 0,
     ) -> Iterator[None]:
         """Add to totals together with what the body does: both happen, also when this process is killed in between.
 
         ``segments``: lane records that the body releases; what they lost is counted with it.  ``forget``: batches
         that the body takes out of the spool.  ``lane``: a lane whose file it removes.  ``proof``: what the body
-        puts into the spool; without it nothing of this has happened.  When the body raises, nothing is counted.
+        puts into the spool; without it nothing of this has happened.  ``unspooled``: events that are no longer shown
+        as spooled from the moment of the count.  When the body raises, nothing is counted.
         """
         segments = tuple(segments)
         amounts = dict(add)
@@ -91,6 +93,7 @@ class Metrics:
                 for index, value in totals.items():
                     self._control.set(index, value)
                     reach("entry: counted in part")
+                self._show_fewer_spooled(unspooled)
         finally:
             if self._journal is not None and totals:
                 reach("entry: counted, not cleared")
@@ -109,9 +112,18 @@ class Metrics:
         """Events are in a request from now on, so many of them no longer in the spool alone."""
         with self._changing():
             self._control.add(ControlCounter.UNANSWERED_EVENTS, events)
-            if spooled:
-                shown = self._control.counter(ControlCounter.GAUGE_SPOOLED_EVENTS)
-                self.gauge(ControlCounter.GAUGE_SPOOLED_EVENTS, max(0, shown - spooled))
+            self._show_fewer_spooled(spooled)
+
+    def unreadable(self, events: int) -> None:
+        """Events that were spooled are dead letters from now on, since their batch cannot be read."""
+        with self._changing():
+            self._control.add(ControlCounter.DEAD, events)
+            self._show_fewer_spooled(events)
+
+    def _show_fewer_spooled(self, events: int) -> None:
+        if events:
+            shown = self._control.counter(ControlCounter.GAUGE_SPOOLED_EVENTS)
+            self.gauge(ControlCounter.GAUGE_SPOOLED_EVENTS, max(0, shown - events))
 
     def letters_left(self, events: int, reason: Reason | None) -> None:
         """Dead letters are dropped for a reason; None: they are to be sent again."""

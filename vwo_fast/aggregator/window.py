@@ -15,7 +15,6 @@ from vwo_fast.aggregator.failpoint import reach
 from vwo_fast.aggregator.line import Line
 from vwo_fast.aggregator.metrics import Metrics
 from vwo_fast.aggregator.spool import Spool
-from vwo_fast.counters import ControlCounter
 
 __all__ = ["LOADED_BATCHES_MAX", "LOADED_BYTES_MAX", "Window"]
 
@@ -68,7 +67,7 @@ class Window:
         line.add_loaded(found)
         if damaged.rows or not found:
             line.missed(damaged.rows or line.unloaded)
-            self._metrics.add(ControlCounter.DEAD, damaged.events)
+            self._metrics.unreadable(damaged.events)
             self._observer.lost(damaged.events)
 
     def trim(self, line: Line) -> None:

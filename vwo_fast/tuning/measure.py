@@ -252,6 +252,8 @@ def _flights(
     took: list[float] = []
     begin = time.perf_counter()
     flying = 0
+    answers = select.poll()
+    answers.register(senders.fileno(), select.POLLIN)
     try:
         while True:
             now = time.perf_counter()
@@ -260,8 +262,7 @@ def _flights(
                 flying += 1
             if not flying:
                 return took, time.perf_counter() - begin
-            ready, _, _ = select.select([senders.fileno()], [], [], ANSWER_SECONDS)
-            if not ready:
+            if not answers.poll(ANSWER_SECONDS * 1000):
                 raise QueueError(f"{settings.base_url} has not answered for {ANSWER_SECONDS:.0f} s")
             for started, reply in senders.results():
                 flying -= 1
