@@ -183,6 +183,7 @@ def run_scenario(
 
     with refusing(shop):
         second = start(1)
+        _deliver_what_came_later(shop, account, queue)
         for n in range(60, 80):
             account.offer(lambda n: small.enqueue(impression(n)), n)
         wait_for(lambda: queue.flush(0.5) or queue.stats().dead == 1)
@@ -209,6 +210,15 @@ def run_scenario(
         stats = again.stats()
         duplicated = account.check(stats)
     return deaths, duplicated, stats
+
+
+def _deliver_what_came_later(shop: Engine, account: Account, queue: vwo_fast.Queue) -> None:
+    """What came first stays in an open batch; what came behind it in the same lane is sent, and marked as done."""
+    first, later = queue.producer(route(3)), queue.producer(route(4))
+    account.offer(lambda n: first.enqueue(impression(n)), 101)
+    for n in range(102, 142):
+        account.offer(lambda n: later.enqueue(impression(n)), n)
+    wait_for(lambda: not shop.is_running() or 141 in account.arrived())
 
 
 def _has_died(process: ForkServerProcess) -> bool:
