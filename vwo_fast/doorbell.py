@@ -29,6 +29,8 @@ _RING = frame(b"")
 class Doorbell:
     """Wakes the aggregator. Any thread of one process may ring; it never waits."""
 
+    _socket: socket.socket | None = None
+
     def __init__(self, folder: Path) -> None:
         # Now, before the fork of a server that preloads, and not in the request that rings first.
         import socket
@@ -38,7 +40,6 @@ class Doorbell:
         self._family, self._kind = socket.AF_UNIX, socket.SOCK_STREAM
         # An embedded interpreter may not have SIGPIPE ignored.
         self._flags = getattr(socket, "MSG_NOSIGNAL", 0)
-        self._socket: socket.socket | None = None
         # Re-entrant: a signal handler that enqueues may interrupt a ring of its own thread.
         self._lock = threading.RLock()
 
@@ -84,3 +85,7 @@ class Doorbell:
         made, self._socket = self._socket, None
         if made is not None:
             made.close()
+
+    def __del__(self) -> None:
+        # An owner that a process forgets is not closed, and the socket must not warn of it.
+        self.abandon()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,3 +112,18 @@ def test_a_child_rings_over_a_connection_of_its_own(folder: Path, bell: Doorbell
         wait_for(lambda: rung(control) == 1)
         os.close(until)
         os.close(seen)
+
+
+def test_one_that_is_forgotten_warns_of_nothing(folder: Path) -> None:
+    """A process that drops its queue without closing it hears nothing of the socket."""
+    control = ControlSocket(folder)
+    try:
+        made = Doorbell(folder)
+        made.ring()
+        assert made._socket is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            del made
+            gc.collect()
+    finally:
+        control.close()
