@@ -171,7 +171,14 @@ def run_bench(*more: str, folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vwo_fast", "bench", "--quick", "--run-dir", str(folder / "run"), *more]
     command += ["--spool-dir", str(folder / "spool")]
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell has what it runs in the background ignore Ctrl-C, and these tests may be such a thing.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
