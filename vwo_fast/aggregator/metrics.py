@@ -39,6 +39,10 @@ class Metrics:
 
     def start(self) -> None:
         """Begin a new life: gauges are set anew, and what the last one left by halves is closed."""
+        # First: what is odd already would look even, and so at rest, while the totals below change.
+        for sequence in (ControlCounter.RETIRE_SEQUENCE, ControlCounter.TOTALS_SEQUENCE):
+            if self._control.counter(sequence) % 2:
+                self._control.add(sequence, 1)
         unanswered = self._control.counter(ControlCounter.UNANSWERED_EVENTS)
         if unanswered:
             with self.entry(
@@ -48,9 +52,6 @@ class Metrics:
         for counter in ControlCounter:
             if counter < ControlCounter.DELIVERED:
                 self._control.set(counter, 0)
-        for sequence in (ControlCounter.RETIRE_SEQUENCE, ControlCounter.TOTALS_SEQUENCE):
-            if self._control.counter(sequence) % 2:
-                self._control.add(sequence, 1)
 
     def add(self, counter: ControlCounter, amount: int = 1) -> None:
         """Add to a total."""
