@@ -8,8 +8,9 @@ No generated example has a deadline, and none is too slow: how fast a machine is
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,15 @@ settings.register_profile("vwo_fast", deadline=None, suppress_health_check=[Heal
 settings.load_profile("vwo_fast")
 
 MAY_SKIP = "optional:"
+
+
+@pytest.fixture(autouse=True)
+def no_child_outlives_its_test() -> Iterator[None]:
+    """The interpreter waits for children at its end: one that a failed test has left stopped would hold it for ever."""
+    yield
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
 
 
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -52,11 +53,14 @@ class Engine:
         return lock_file(self.run_dir / name / AGGREGATOR_LOCK).is_held(0)
 
     def kill_aggregator(self, name: str = "shop", number: int = signal.SIGKILL) -> int:
-        """Send a signal to the aggregator and wait until it is gone. Gives back its pid."""
-        pid = wait_for(lambda: self.aggregator_pid(name))
+        """Send a signal to the aggregator and wait until it is gone. Gives back its pid.
+
+        The lock tells nothing: another, launched because this one was slow to start, may have it by then.
+        """
+        pid = int(wait_for(lambda: self.aggregator_pid(name)))
         os.kill(pid, number)
-        wait_for(lambda: not self.is_running(name))
-        return int(pid)
+        wait_for(lambda: not is_alive(pid))
+        return pid
 
     def close(self) -> None:
         for queue in self.queues:
@@ -136,6 +140,17 @@ def impression(number: int, **changes: Any) -> dict[str, Any]:
 def numbers(events: list[dict[str, Any]]) -> list[int]:
     """The numbers that impressions were made with, in order of arrival."""
     return [int(event["u"], 16) for event in events]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process is there and not a zombie, which has given all its locks back."""
+    try:
+        os.kill(pid, 0)
+        if sys.platform.startswith("linux"):
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return True
 
 
 def wait_for(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
