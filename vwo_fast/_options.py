@@ -336,7 +336,8 @@ _TABLE = (
         unit="of lane_bytes",
         importance="low",
         scope="queue",
-        doc="Share of a lane that may wait there for an answer before it moves to the spool.",
+        doc="Share of a lane that may wait there for an answer. What is above moves to the spool once no answer has"
+        " freed space for a second, or at once half way from there to full.",
     ),
     Option(
         name="connect_timeout",

@@ -15,7 +15,6 @@ from tests.support.rooms import ROUTE, LaneWriter, Rooms, event
 from vwo_fast import _lane
 from vwo_fast.aggregator.batcher import Batcher
 from vwo_fast.aggregator.lanes import Lane
-from vwo_fast.aggregator.relief import Relief
 from vwo_fast.aggregator.sealed import Sealed
 from vwo_fast.counters import ControlCounter, LaneCounter, Reason
 from vwo_fast.route import Route
@@ -272,32 +271,6 @@ def test_strange_files_stop_nothing(bench: Bench) -> None:
     assert bench.rooms.control.counter(ControlCounter.QUARANTINED_LANES) == 2
     assert (folder / f"lane-{3:016x}.tmp").exists()
     assert not (folder / f"lane-{4:016x}.tmp").exists()
-
-
-def test_an_open_batch_moves_to_the_spool_in_parts(tmp_path: Path) -> None:
-    """Above the watermark its lane space goes, the batch stays open, and is sealed whole later."""
-    bench = Bench(tmp_path, events_per_request=5000, request_time_interval=600)
-    rooms = bench.rooms
-    rooms.shipper.accept = bench.sink.accept  # type: ignore[method-assign]
-    relief = Relief(rooms.lanes, bench.batcher, rooms.shipper, rooms.spool, rooms.metrics, rooms.settings)
-    writer = bench.writer(capacity=1 << 16)
-    producer = writer.producer(bench.key)
-    for n in range(2000):
-        while not producer.enqueue(event(n)):
-            bench.read()
-            relief.relieve()
-            assert bench.lane(writer).used() < 0.5
-    bench.read()
-    assert bench.sink.taken == []
-    assert rooms.spool.totals.fragment_events > 500
-    bench.batcher.seal_all()
-    assert bench.sink.numbers() == [list(range(2000))]
-    (batch,) = bench.sink.taken
-    assert rooms.spool.events_held(batch) == rooms.spool.totals.fragment_events
-    settle(batch)
-    rooms.spool.remove([batch])
-    assert rooms.spool.totals.fragment_events == 0
-    rooms.close()
 
 
 def test_real_time_sends_each_event_alone(tmp_path: Path) -> None:

@@ -1,4 +1,9 @@
-"""Relief of full lanes: what waits in them moves to the spool, so that producers keep their room."""
+"""Relief of full lanes: what waits in them moves to the spool, so that producers keep their room.
+
+Idea: answers give lane space back too, and cost nothing.  So a lane above the watermark whose tail moves is
+left to them, and only one whose tail stands for a while goes over the disk.  Hard case: answers come, but not
+as fast as events; the urgent mark, half way from the watermark to a full lane, is for those.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +21,11 @@ from vwo_fast.aggregator.shipper import Shipper
 from vwo_fast.aggregator.spool import Spool
 from vwo_fast.config import Settings
 
-__all__ = ["Relief"]
+__all__ = ["PATIENCE_SECONDS", "Relief"]
 
 SAVE_SECONDS = 0.05
+PATIENCE_SECONDS = 1.0
+"""How long a lane above the watermark waits for an answer that moves its tail."""
 
 
 class Relief:
@@ -40,20 +47,22 @@ class Relief:
         self._spool = spool
         self._metrics = metrics
         self._watermark = settings.lane_watermark
+        self._urgent = (1.0 + settings.lane_watermark) / 2.0
+        self._stands: dict[int, tuple[int, float]] = {}
+        """Of each lane above the watermark: its tail, and since when it has been there."""
         self._saves_always = settings.durable == "always"
         self._save_at = 0.0
         self._clock = clock
 
     def relieve(self) -> None:
-        """Move what keeps a lane above the watermark to the spool.
+        """Move what keeps a lane above the watermark to the spool, unless it goes by itself.
 
         Sealed batches go first, so that of one route everything in the spool is older than what is not; then
         what was read into batches that are still open, which stay open.
         """
-        full = self._above_watermark()
-        if not full:
-            return
-        self._relieve(full)
+        over = self._over()
+        if over:
+            self._relieve(over)
 
     def save_lanes(self, lane_ids: set[int]) -> None:
         """Move all that was read of these lanes to the spool: they will not be read again."""
@@ -68,7 +77,7 @@ class Relief:
             # A lane that is not read for want of room is relieved by whatever takes the room.
             if not self._shipper.has_room or self._shipper.has_fresh_of(line, full):
                 self._shipper.spill(line)
-        full = self._above_watermark()
+        full = {lane_id for lane_id in full if self._used(lane_id) > self._watermark}
         for key in self._batcher.routes_holding(full) if full else ():
             self.save_open(key)
 
@@ -81,19 +90,35 @@ class Relief:
             self._save_at = self._clock() + SAVE_SECONDS
 
     def next_due(self) -> float | None:
-        """When something open is to be saved."""
-        return self._save_at if self._saves_always and self._batcher.unsaved_routes() else None
+        """When something open is to be saved, or a lane that stands is to be relieved."""
+        dues = [since + PATIENCE_SECONDS for _, since in self._stands.values()]
+        if self._saves_always and self._batcher.unsaved_routes():
+            dues.append(self._save_at)
+        return min(dues, default=None)
 
-    def _above_watermark(self) -> set[int]:
-        full = set()
+    def _over(self) -> set[int]:
+        """Lanes that need help: those in which little room is left, and those that stand above the watermark."""
+        over, stands, now = set(), {}, self._clock()
         for lane in self._lanes.lanes.values():
-            try:
-                if lane.used() > self._watermark:
-                    full.add(lane.id)
-            except SegmentError:
-                # The next read of this lane puts it aside.
+            used = self._used(lane.id)
+            if used <= self._watermark:
                 continue
-        return full
+            tail, since = self._stands.get(lane.id, (-1, now))
+            if tail != lane.reader.tail:
+                since = now
+            if used > self._urgent or now - since >= PATIENCE_SECONDS:
+                over.add(lane.id)
+            else:
+                stands[lane.id] = (lane.reader.tail, since)
+        self._stands = stands
+        return over
+
+    def _used(self, lane_id: int) -> float:
+        try:
+            return self._lanes.lanes[lane_id].used()
+        except SegmentError:
+            # The next read of this lane puts it aside.
+            return 0.0
 
     def save_open(self, key: int) -> None:
         """Keep what an open batch has so far, so that its lane space can go."""
