@@ -65,6 +65,17 @@ def test_plots_are_well_formed_and_hold_what_they_were_given(log: bool) -> None:
     assert drawn.count("<polyline") == 2
 
 
+@pytest.mark.parametrize(("first", "last"), [(4000, 9000), (4000, 5500), (1, 64), (100, 5000), (1000, 1e8)])
+def test_an_axis_can_be_read_however_little_of_it_is_shown(first: float, last: float) -> None:
+    """At least four numbers stand at a logarithmic axis, all within it."""
+    drawn = line_chart([Line(name="a", points=[(first, 1), (last, 2)])], title="T", x_name="x", y_name="y", log_x=True)
+    elements = [element for element in ET.fromstring(drawn).iter() if element.get("text-anchor") == "middle"]
+    assert 4 <= len(elements) <= 12
+    places = [float(element.get("x", "")) for element in elements]
+    assert places == sorted(set(places))
+    assert 64 <= places[0] <= places[-1] <= 760 - 16
+
+
 def test_nothing_cannot_be_drawn() -> None:
     """An error, not an empty picture."""
     with pytest.raises(ValueError, match="nothing"):

@@ -16,7 +16,7 @@ __all__ = ["Bar", "Line", "Mark", "bar_chart", "line_chart", "save"]
 
 COLOURS = ("#2f7ed8", "#d9534f", "#3c9d5d", "#b8860b", "#8a5bb5", "#5f7d8c")
 TEXT = "#7a7a7a"
-POWERS_FEW = 3
+TICKS_FEW = 4
 FONT = 'font-family="sans-serif" font-size="12"'
 
 
@@ -67,12 +67,13 @@ class _Scale:
 
     def ticks(self) -> list[float]:
         """Round numbers within the scale."""
-        if self.log:
-            powers = range(math.floor(math.log10(self.first)), math.floor(math.log10(self.last)) + 1)
-            # Powers of ten alone, unless so few of them lie here that a reader could not tell what lies between.
-            factors = (1, 2, 5) if len(powers) <= POWERS_FEW else (1,)
+        powers = range(math.floor(math.log10(self.first)), math.floor(math.log10(self.last)) + 1) if self.log else ()
+        # Powers of ten alone, unless so few of them lie here that a reader could not tell what lies between.
+        for factors in ((1,), (1, 2, 5), range(1, 10)):
             found = [factor * 10.0**power for power in powers for factor in factors]
-            return [tick for tick in found if self.first <= tick <= self.last]
+            found = [tick for tick in found if self.first <= tick <= self.last]
+            if len(found) >= TICKS_FEW:
+                return found
         step = 10 ** math.floor(math.log10(max(self.last - self.first, 1e-12) / 4))
         step *= next(factor for factor in (1, 2, 5, 10) if (self.last - self.first) / (step * factor) <= 6)
         begin, end = math.ceil(self.first / step - 1e-9), math.floor(self.last / step + 1e-9)
