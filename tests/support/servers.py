@@ -30,6 +30,7 @@ __all__ = [
     "QUEUE",
     "ROOT",
     "Server",
+    "Visitor",
     "assert_exactly_once",
     "environment_python",
     "queue_environment",
@@ -66,21 +67,16 @@ def queue_environment(engine: Engine, **variables: str) -> dict[str, str]:
     return {**os.environ, **given, "VWO_FAST_QUEUE": QUEUE, **variables}
 
 
-class Server:
-    """A server process in a group of its own, and what its clients have seen."""
+class Visitor:
+    """Clients of the server at a port, and what they have seen."""
 
-    def __init__(self, command: list[str], port: int, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, port: int) -> None:
         self.port = port
-        self.log = log
         self.made: set[int] = set()
         self.unanswered: set[int] = set()
         self.workers: dict[int, dict[str, Any]] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
-            )
 
     def visit(self, count: int, clients: int = 4) -> None:
         """Send ``count`` requests, each with a number of its own."""
@@ -125,15 +121,29 @@ class Server:
             return answer
 
     def wait_until_serving(self) -> None:
-        """The port accepts connections. Fails the test when the server ends before."""
+        """The port accepts connections."""
+        wait_for(self._serves)
 
-        def serves() -> bool:
-            if self.process.poll() is not None:
-                pytest.fail(f"the server ended with {self.process.returncode}:\n{self.log.read_text()}")
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", self.port)) == 0
+    def _serves(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-        wait_for(serves)
+
+class Server(Visitor):
+    """A server process in a group of its own, and its clients."""
+
+    def __init__(self, command: list[str], port: int, environment: dict[str, str], log: Path) -> None:
+        super().__init__(port)
+        self.log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def _serves(self) -> bool:
+        if self.process.poll() is not None:
+            pytest.fail(f"the server ended with {self.process.returncode}:\n{self.log.read_text()}")
+        return super()._serves()
 
     def kill_a_worker(self) -> int:
         """SIGKILL for one worker that has answered; its pid."""
