@@ -218,6 +218,21 @@ static bool passed_read(const struct vf_lane_header *header, uint64_t tail, uint
   return false;
 }
 
+/* What a reader before this one has counted of the damage that still lies there. */
+static void damage_read(struct vf_reader *reader) {
+  uint64_t position = vf_tail_load(&reader->header->damage_noted[0]);
+  uint64_t passed = vf_number_load(&reader->header->damage_noted[1]);
+  uint64_t head = 0;
+
+  reader->damaged_to = reader->tail;
+  if (vf_reader_head(reader, &head) == VF_OK && position % VF_RECORD_ALIGN == 0 &&
+      position - reader->tail <= head - reader->tail && position != reader->tail) {
+    reader->damaged_to = position;
+    reader->damaged_passed = passed;
+    reader->damaged_known = passed <= position / VF_RECORD_HEADER_SIZE;
+  }
+}
+
 int vf_reader_attach(struct vf_reader *reader, const char *path, struct vf_fault *fault) {
   struct vf_lane_header *header;
   void *base = NULL;
@@ -246,9 +261,9 @@ int vf_reader_attach(struct vf_reader *reader, const char *path, struct vf_fault
   reader->predecessor = vf_once_u64(&header->predecessor);
   reader->tail = vf_tail_load(&header->tail) & ~(uint64_t)(VF_RECORD_ALIGN - 1);
   reader->cursor = reader->tail;
-  reader->damaged_to = reader->tail;
   reader->scan_from = reader->tail;
   reader->passed_known = passed_read(header, reader->tail, &reader->passed);
+  damage_read(reader);
   return VF_OK;
 }
 
@@ -354,16 +369,73 @@ static uint64_t scan(struct vf_reader *reader, uint64_t position, uint64_t head)
   return head;
 }
 
-/* How many records a damaged region held: what the sequence tells, if it can be true. */
-static uint64_t records_lost(const struct vf_reader *reader, uint64_t region, uint64_t next_seq) {
-  uint64_t gap = next_seq - reader->last_seq - 1;
-  bool believable = reader->last_seq != 0 && next_seq > reader->last_seq && gap > 0 &&
-                    gap <= region / VF_RECORD_HEADER_SIZE;
-  return believable ? gap : 1;
+static bool lies_before(uint64_t position, uint64_t other) {
+  return (int64_t)(position - other) < 0;
+}
+
+/* How many records a gap held: what the sequence tells, if it can be true, else 0. */
+static uint64_t records_lost(const struct vf_reader *reader, uint64_t next_seq) {
+  uint64_t lost = next_seq - reader->last_seq - 1;
+  bool believable = reader->last_seq != 0 && next_seq > reader->last_seq &&
+                    lost <= reader->gap / VF_RECORD_HEADER_SIZE;
+  return believable ? lost : 0;
+}
+
+/*
+ * Counts the records of the gap before the cursor, once.  Where head cuts a gap off, next_seq is
+ * 0 and one is counted; what follows, or the sequence of the next whole record, completes that.
+ * A reader that went before may have counted the gap, or its beginning: then what was noted tells
+ * how many records that were.
+ */
+static void count_gap(struct vf_reader *reader, uint64_t next_seq) {
+  uint64_t total = records_lost(reader, next_seq), counted = 0, lost = reader->gap_is_new;
+  bool is_known = reader->passed_known && reader->damaged_known;
+
+  if (lies_before(reader->cursor, reader->damaged_to)) {
+    /* The number is made exact where the noted damage ends. */
+    reader->passed = reader->gap_passed + (total > 0 ? total : 1);
+    reader->gap = 0;
+    return;
+  }
+  if (lies_before(reader->gap_from, reader->damaged_to)) {
+    counted = reader->damaged_passed - reader->gap_passed;
+    if (!is_known || counted > reader->gap / VF_RECORD_HEADER_SIZE) {
+      total = 0;
+    }
+    if (is_known) {
+      reader->passed = reader->damaged_passed;
+    }
+  }
+  if (total > 0) {
+    lost = total > counted ? total - counted : 0;
+  }
+  reader->damaged += lost;
+  reader->passed += lost;
+  reader->damaged_to = reader->cursor;
+  reader->damaged_passed = reader->passed;
+  reader->damaged_known = reader->passed_known;
+  reader->gap_is_new = false;
+  if (next_seq != 0) {
+    reader->gap = 0;
+  }
+}
+
+/* Past what does not certify itself. */
+static void skip_damage(struct vf_reader *reader, uint64_t head) {
+  uint64_t next = scan(reader, reader->cursor, head);
+
+  if (reader->gap == 0) {
+    reader->gap_from = reader->cursor;
+    reader->gap_passed = reader->passed;
+    reader->gap_is_new = false;
+  }
+  reader->gap += next - reader->cursor;
+  reader->gap_is_new |= lies_before(reader->damaged_to, next);
+  reader->cursor = next;
 }
 
 int vf_reader_peek(struct vf_reader *reader, struct vf_view *view) {
-  uint64_t head, region = 0;
+  uint64_t head;
   int status = vf_reader_head(reader, &head);
 
   if (status != VF_OK) {
@@ -372,23 +444,15 @@ int vf_reader_peek(struct vf_reader *reader, struct vf_view *view) {
   while (head != reader->cursor) {
     status = record_read(reader, reader->cursor, head, view);
     if (status == VF_INVALID) {
-      uint64_t next = scan(reader, reader->cursor, head);
-      if ((int64_t)(next - reader->damaged_to) > 0) {
-        region += next - reader->cursor;
-      }
-      reader->cursor = next;
+      skip_damage(reader, head);
       continue;
     }
     if (status == VF_OTHER || view->kind == VF_KIND_PADDING) {
       reader->cursor = view->end;
       continue;
     }
-    if (region > 0) {
-      uint64_t lost = records_lost(reader, region, view->seq);
-      reader->damaged += lost;
-      reader->passed += lost;
-      reader->damaged_to = reader->cursor;
-      region = 0;
+    if (reader->gap > 0) {
+      count_gap(reader, view->seq);
     }
     if (vf_flag_load(&vf_record_at(reader->ring, reader->capacity, view->start)->state) !=
         VF_STATE_DONE) {
@@ -396,10 +460,8 @@ int vf_reader_peek(struct vf_reader *reader, struct vf_view *view) {
     }
     vf_reader_advance(reader, view);
   }
-  if (region > 0) {
-    reader->damaged += 1;
-    reader->passed += 1;
-    reader->damaged_to = reader->cursor;
+  if (reader->gap_is_new) {
+    count_gap(reader, 0);
   }
   return VF_EMPTY;
 }
@@ -411,6 +473,8 @@ int vf_reader_rewind(struct vf_reader *reader, uint64_t position) {
   reader->cursor = position;
   reader->last_seq = 0;
   reader->passed_known = false;
+  reader->gap = 0;
+  reader->gap_is_new = false;
   return VF_OK;
 }
 
@@ -430,6 +494,13 @@ void vf_reader_note_passed(struct vf_reader *reader, uint64_t position, uint64_t
 
   vf_number_store(&notes[slot + 1], passed);
   vf_tail_release(&notes[slot], position);
+}
+
+void vf_reader_note_damage(struct vf_reader *reader, uint64_t position, uint64_t passed) {
+  _Atomic uint64_t *noted = reader->header->damage_noted;
+
+  vf_number_store(&noted[1], passed);
+  vf_tail_release(&noted[0], position);
 }
 
 int64_t vf_reader_mark(struct vf_reader *reader, uint64_t start, uint64_t end, uint64_t first_seq,

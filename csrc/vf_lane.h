@@ -52,13 +52,20 @@ struct vf_reader {
   uint64_t pid;
   uint64_t predecessor; /* to be read to its end before this one; 0: none */
   uint64_t cursor;
-  uint64_t tail;       /* the truth; the shared one is its echo */
-  uint64_t last_seq;   /* of the record before the cursor; 0: not known */
-  uint64_t passed;     /* records before the cursor since the lane was made, lost ones included */
-  bool passed_known;   /* false: attached where no note names the tail, or rewound */
-  uint64_t damaged;    /* records lost to damage */
-  uint64_t damaged_to; /* damage before this position has been counted */
-  uint64_t scanned;    /* bytes looked at in search of records, since scan_from */
+  uint64_t tail;     /* the truth; the shared one is its echo */
+  uint64_t last_seq; /* of the record before the cursor; 0: not known */
+  uint64_t passed;   /* records before the cursor since the lane was made, lost ones included */
+  bool passed_known; /* false: attached where no note names the tail, or rewound */
+  uint64_t damaged;  /* records lost to damage, as counted by this reader */
+  uint64_t
+      damaged_to; /* damage before this position has been counted, perhaps by a reader before */
+  uint64_t damaged_passed; /* records before damaged_to */
+  bool damaged_known;      /* false: damaged_passed says nothing */
+  uint64_t gap;            /* bytes of damage behind the last whole record; 0: none */
+  uint64_t gap_from;       /* where they begin */
+  uint64_t gap_passed;     /* records before that */
+  bool gap_is_new;         /* not all of it has been counted */
+  uint64_t scanned;        /* bytes looked at in search of records, since scan_from */
   uint64_t scan_from;
 };
 
@@ -178,6 +185,13 @@ int vf_reader_release(struct vf_reader *reader, uint64_t position);
  * one was killed between the two.  @caller consumer
  */
 void vf_reader_note_passed(struct vf_reader *reader, uint64_t position, uint64_t passed);
+
+/*
+ * Writes down that damage before `position` has been counted, and how many records lie before it
+ * (UINT64_MAX: not known), for a reader that attaches before that space is released.
+ * @caller consumer
+ */
+void vf_reader_note_damage(struct vf_reader *reader, uint64_t position, uint64_t passed);
 
 /*
  * Marks the records that begin in [start, end) and have a sequence in

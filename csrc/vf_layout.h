@@ -109,7 +109,10 @@ struct vf_lane_header {
      VF_ABANDONED_CLAIMED: its producer has taken the rest along.  (Was always 0 before it had a
      meaning, and to a process that does not know it nothing changes: no new version.) */
   _Atomic uint64_t abandoned;
-  uint64_t reserved3[26];
+  /* position before which all damage has been counted, and number of records before it, or
+     UINT64_MAX; 0: there was none.  (The same holds for these: no new version.) */
+  _Atomic uint64_t damage_noted[2];
+  uint64_t reserved3[24];
   /* counters of the producer, meaning of each index: vwo_fast/counters.py */
   _Atomic uint64_t counters[VF_LANE_COUNTERS];
 };

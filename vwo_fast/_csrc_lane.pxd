@@ -85,6 +85,9 @@ cdef extern from "vf_lane.h" nogil:
         uint64_t cursor
         uint64_t tail
         uint64_t damaged
+        uint64_t damaged_to
+        uint64_t damaged_passed
+        bint damaged_known
         uint64_t passed
         bint passed_known
     ctypedef struct vf_view "struct vf_view":
@@ -123,6 +126,7 @@ cdef extern from "vf_lane.h" nogil:
     int vf_reader_rewind(vf_reader *reader, uint64_t position) noexcept
     int vf_reader_release(vf_reader *reader, uint64_t position) noexcept
     void vf_reader_note_passed(vf_reader *reader, uint64_t position, uint64_t passed) noexcept
+    void vf_reader_note_damage(vf_reader *reader, uint64_t position, uint64_t passed) noexcept
     int64_t vf_reader_mark(vf_reader *reader, uint64_t start, uint64_t end, uint64_t first_seq,
                            uint64_t last_seq) noexcept
 

@@ -202,7 +202,15 @@ class LaneReader:
     def tail(self) -> int: ...
     @property
     def damaged(self) -> int:
-        """Records skipped so far because they did not certify themselves, as far as it can be told how many."""
+        """Records skipped so far because they did not certify themselves, as far as it can be told how many.
+
+        Those that a reader before this one has counted, and noted, are not among them.
+        """
+    @property
+    def damage_end(self) -> tuple[int, int | None]:
+        """Where the last damage ends that has been counted, and how many records lie before that; None: not known."""
+    def note_damage(self, position: int, passed: int | None = None) -> None:
+        """Write down that damage before ``position`` has been counted: a later reader does not count it again."""
     @property
     def passed(self) -> int | None:
         """Records before the cursor since the lane was made, lost ones included; None when it is not known."""

@@ -72,6 +72,14 @@ cdef class LaneReader:
         return self.mapped().damaged
 
     @property
+    def damage_end(self):
+        cdef vf_reader *c = self.mapped()
+        return c.damaged_to, c.damaged_passed if c.damaged_known else None
+
+    def note_damage(self, position, passed=None):
+        vf_reader_note_damage(self.mapped(), position, <uint64_t>-1 if passed is None else passed)
+
+    @property
     def passed(self):
         return self.mapped().passed if self.c.passed_known else None
 

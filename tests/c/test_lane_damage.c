@@ -72,6 +72,113 @@ static void test_damage_is_counted_once_and_by_sequence(void) {
   lane_close(&producer, &reader);
 }
 
+static void damage(struct vf_producer *producer, uint64_t index, uint64_t count) {
+  uint64_t span = vf_record_span(64);
+  memset(producer->ring + index * span, 0xa5, count * span);
+}
+
+static void read_to_end(struct vf_reader *reader) {
+  struct vf_view view;
+
+  while (lane_get(reader, &view)) {
+  }
+}
+
+static void test_damage_that_head_cuts_off_is_completed(void) {
+  struct vf_producer producer;
+  struct vf_reader reader;
+
+  lane_open(&producer, &reader);
+  for (int i = 0; i < 5; i++) {
+    CHECK_INT(lane_put(&producer, 64), VF_OK);
+  }
+  damage(&producer, 2, 3);
+  read_to_end(&reader);
+  CHECK_INT(reader.damaged, 1);
+  CHECK_INT(lane_put(&producer, 64), VF_OK);
+  damage(&producer, 5, 1);
+  read_to_end(&reader);
+  CHECK_INT(reader.damaged, 2);
+  /* The sequence of the next one tells how many it were in all. */
+  CHECK_INT(lane_put(&producer, 64), VF_OK);
+  read_to_end(&reader);
+  CHECK_INT(reader.damaged, 4);
+  CHECK_INT(reader.passed, 7);
+  lane_close(&producer, &reader);
+}
+
+/* Ends a reader, as a kill would, after it has noted what it counted, and attaches the next. */
+static uint64_t follow(struct vf_reader *reader) {
+  struct vf_fault fault = {""};
+  uint64_t damaged = reader->damaged;
+
+  if (damaged > 0) {
+    vf_reader_note_damage(reader, reader->damaged_to,
+                          reader->damaged_known ? reader->damaged_passed : UINT64_MAX);
+  }
+  vf_reader_close(reader);
+  CHECK_INT(vf_reader_attach(reader, lane_path, &fault), VF_OK);
+  return damaged;
+}
+
+static void test_a_later_reader_counts_no_damage_again(void) {
+  struct vf_producer producer;
+  struct vf_reader reader;
+  struct vf_view view;
+  uint64_t random = 11, records = 60;
+
+  for (int round = 0; round < 2000; round++) {
+    uint64_t lost = 0, counted = 0, spoiled = 0;
+
+    lane_open(&producer, &reader);
+    for (uint64_t made = 0; made < records; made++) {
+      CHECK_INT(lane_put(&producer, 64), VF_OK);
+      /* Now and then a run of damage; the first record and the last are whole. */
+      if (spoiled == 0 && test_random(&random) % 8 == 0) {
+        spoiled = 1 + test_random(&random) % 4;
+      }
+      if (spoiled > 0 && made > 0 && made + 1 < records) {
+        damage(&producer, made, 1);
+        spoiled--;
+        lost++;
+      }
+      if (test_random(&random) % 4 == 0) {
+        for (uint64_t steps = test_random(&random) % 16; steps > 0 && lane_get(&reader, &view);
+             steps--) {
+        }
+      }
+      if (test_random(&random) % 8 == 0) {
+        counted += follow(&reader);
+      }
+    }
+    read_to_end(&reader);
+    CHECK_INT(counted + reader.damaged, lost);
+    CHECK_INT(reader.passed, records);
+    CHECK(reader.passed_known);
+    lane_close(&producer, &reader);
+  }
+}
+
+static void test_a_note_of_damage_that_cannot_be_true_is_passed_over(void) {
+  struct vf_producer producer;
+  struct vf_reader reader;
+  const uint64_t positions[] = {4, 96 * 20, UINT64_MAX, UINT64_MAX - 7, CAPACITY};
+
+  for (size_t i = 0; i < sizeof positions / sizeof *positions; i++) {
+    lane_open(&producer, &reader);
+    for (int k = 0; k < 10; k++) {
+      CHECK_INT(lane_put(&producer, 64), VF_OK);
+    }
+    damage(&producer, 4, 2);
+    vf_reader_note_damage(&reader, positions[i], 3);
+    CHECK_INT(follow(&reader), 0);
+    read_to_end(&reader);
+    CHECK_INT(reader.damaged, 2);
+    CHECK_INT(reader.passed, 10);
+    lane_close(&producer, &reader);
+  }
+}
+
 static void test_an_older_lap_and_a_forged_record_do_not_certify(void) {
   struct vf_producer producer;
   struct vf_reader reader;
@@ -224,6 +331,9 @@ int main(void) {
   test_begin();
   test_any_flipped_bit_costs_one_record();
   test_damage_is_counted_once_and_by_sequence();
+  test_damage_that_head_cuts_off_is_completed();
+  test_a_later_reader_counts_no_damage_again();
+  test_a_note_of_damage_that_cannot_be_true_is_passed_over();
   test_an_older_lap_and_a_forged_record_do_not_certify();
   test_heads_that_cannot_be_true_are_refused();
   test_a_tail_that_cannot_be_true_frees_nothing();

@@ -22,14 +22,16 @@ import mmap
 import os
 import struct
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
 from vwo_fast import _lane
-from vwo_fast._lane import Control
+from vwo_fast._lane import Control, LaneReader, SegmentError
 from vwo_fast.aggregator.spool import Spool
 from vwo_fast.counters import ControlCounter
 
@@ -71,20 +73,23 @@ class Entry:
     """Whose fragments leave the spool."""
     lane: int | None = None
     """A lane that is removed."""
+    damage: tuple[int, int, int | None] | None = None
+    """(lane, position, records before it): damage before that is counted."""
     proof: Proof | None = None
 
     def encode(self) -> bytes:
         proof = None if self.proof is None else (self.proof.table, self.proof.key, self.proof.count)
-        encoded: bytes = msgpack.packb((self.totals, self.done, self.rows, self.open_ids, self.lane, proof))
+        fields = (self.totals, self.done, self.rows, self.open_ids, self.lane, self.damage, proof)
+        encoded: bytes = msgpack.packb(fields)
         return encoded
 
     @classmethod
     def decode(cls, data: bytes) -> Entry:
         """The inverse of :meth:`encode`. Raises ValueError or TypeError."""
         fields: Any = msgpack.unpackb(data, use_list=False, strict_map_key=False)
-        totals, done, rows, open_ids, lane, proved = fields
+        totals, done, rows, open_ids, lane, damage, proved = fields
         proof = None if proved is None else Proof(*proved)
-        return cls(totals=totals, done=done, rows=rows, open_ids=open_ids, lane=lane, proof=proof)
+        return cls(totals=totals, done=done, rows=rows, open_ids=open_ids, lane=lane, damage=damage, proof=proof)
 
 
 class Journal:
@@ -138,14 +143,22 @@ class Journal:
 
 
 def redo(entry: Entry, control: Control, spool: Spool, folder: Path) -> Ranges:
-    """Do what an entry says, from its beginning. Returns the records that must not be read again."""
+    """Do what an entry says, from its beginning. Returns the records that must not be read again.
+
+    They are marked as well, because the next kill may come before anybody has attached their lanes.
+    """
     ranges: Ranges = defaultdict(list)
     if entry.proof is not None and spool.count_rows(entry.proof.table, entry.proof.key) < entry.proof.count:
         return ranges
     for lane, start, end in entry.done:
         ranges[lane].append((start, end))
+    for lane, done in ranges.items():
+        _amend(folder, lane, partial(_mark_done, done=done))
     if entry.lane is not None:
         remove_lane(folder, entry.lane)
+    if entry.damage is not None:
+        lane, position, passed = entry.damage
+        _amend(folder, lane, lambda reader: reader.note_damage(position, passed))
     if entry.rows or entry.open_ids:
         # Told before it is removed, as ever: what is missing without having been told is lost.
         holds = control.counter(ControlCounter.SPOOL_HOLDS) - spool.events_of(entry.rows, entry.open_ids)
@@ -164,6 +177,21 @@ def remove_lane(folder: Path, lane_id: int) -> None:
     for leftover in folder.glob(f"big-{lane_id:016x}-*"):
         _remove(leftover)
     _remove(folder / f"lane-{lane_id:016x}")
+
+
+def _amend(folder: Path, lane_id: int, change: Callable[[LaneReader], object]) -> None:
+    # A lane that is gone, or that cannot be one, is not read again: nothing need be written into it.
+    with (
+        contextlib.suppress(OSError, SegmentError, ValueError),
+        contextlib.closing(LaneReader.attach(str(folder / f"lane-{lane_id:016x}"))) as reader,
+    ):
+        change(reader)
+
+
+def _mark_done(reader: LaneReader, done: list[tuple[int, int]]) -> None:
+    for start, end in done:
+        if end > reader.tail:
+            reader.mark_done(max(start, reader.tail), end)
 
 
 def _remove(path: Path) -> None:

@@ -152,8 +152,14 @@ class Lane:
     def count_damage(self) -> int:
         """Count the records that the reader has skipped since the last call. Returns how many."""
         more = self.reader.damaged - self._damaged
-        self._metrics.dropped(Reason.DAMAGED, more)
-        self._damaged += more
+        if more:
+            position, passed = self.reader.damage_end
+            # Counted and noted together: whoever reads the lane after a kill counts on from there.
+            with self._metrics.entry(
+                {ControlCounter.BY_REASON + Reason.DAMAGED: more}, damage=(self.id, position, passed)
+            ):
+                self.reader.note_damage(position, passed)
+            self._damaged += more
         return more
 
     def leave(self) -> None:

@@ -29,7 +29,7 @@ _DAMAGED = int(ControlCounter.BY_REASON + Reason.DAMAGED)
 
 
 class Metrics:
-    """Totals and gauges. Every event that is lost goes through :meth:`dropped`, with its reason."""
+    """Totals and gauges. Every event that is lost is counted by :meth:`entry`, with its reason."""
 
     def __init__(self, control: Control, journal: Journal | None = None) -> None:
         """Without a journal a kill may leave totals short."""
@@ -65,15 +65,17 @@ class Metrics:
         segments: Iterable[Segment] = (),
         forget: Sequence[Sealed] = (),
         lane: int | None = None,
+        damage: tuple[int, int, int | None] | None = None,
         proof: Proof | None = None,
         unspooled: int = 0,
     ) -> Iterator[None]:
         """Add to totals together with what the body does: both happen, also when this process is killed in between.
 
         ``segments``: lane records that the body releases; what they lost is counted with it.  ``forget``: batches
-        that the body takes out of the spool.  ``lane``: a lane whose file it removes.  ``proof``: what the body
-        puts into the spool; without it nothing of this has happened.  ``unspooled``: events that are no longer shown
-        as spooled from the moment of the count.  When the body raises, nothing is counted.
+        that the body takes out of the spool.  ``lane``: a lane whose file it removes.  ``damage``: what it
+        notes of a lane (see Entry).  ``proof``: what the body puts into the spool; without it nothing of this has
+        happened.  ``unspooled``: events that are no longer shown as spooled from the moment of the count.  When the
+        body raises, nothing is counted.
         """
         segments = tuple(segments)
         amounts = dict(add)
@@ -85,7 +87,7 @@ class Metrics:
             int(index): max(0, self._control.counter(index) + amount) for index, amount in amounts.items() if amount
         }
         if self._journal is not None and totals:
-            self._journal.write(_entry(totals, segments, forget, lane, proof))
+            self._journal.write(_entry(totals, segments, forget, lane, damage, proof))
             reach("entry: written")
         try:
             yield
@@ -135,11 +137,6 @@ class Metrics:
             add[ControlCounter.BY_REASON + reason] = counted
         with self.entry(add):
             pass
-
-    def dropped(self, reason: Reason, events: int) -> None:
-        """Events that were accepted are lost."""
-        if events:
-            self._control.add(ControlCounter.BY_REASON + reason, events)
 
     def gauge(self, counter: ControlCounter, value: int) -> None:
         """Set a gauge; unchanged ones are not written, so that readers keep the cache line."""
@@ -200,6 +197,7 @@ def _entry(
     segments: tuple[Segment, ...],
     forget: Sequence[Sealed],
     lane: int | None,
+    damage: tuple[int, int, int | None] | None,
     proof: Proof | None,
 ) -> Entry:
     done: list[tuple[int, int, int]] = []
@@ -215,6 +213,7 @@ def _entry(
         rows=tuple((sealed.row, sealed.id) for sealed in forget if sealed.row is not None),
         open_ids=tuple(sealed.open_id for sealed in forget if sealed.open_id is not None),
         lane=lane,
+        damage=damage,
         proof=proof,
     )
 
