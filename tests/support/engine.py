@@ -143,11 +143,12 @@ def numbers(events: list[dict[str, Any]]) -> list[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process is there and not a zombie, which has given all its locks back."""
+    """Whether the process is there. A zombie all of whose threads have ended is not: it has given its locks back."""
     try:
         os.kill(pid, 0)
         if sys.platform.startswith("linux"):
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+            is_zombie = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
+            return not is_zombie or len(os.listdir(f"/proc/{pid}/task")) > 1
     except (ProcessLookupError, FileNotFoundError):
         return False
     return True
