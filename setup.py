@@ -13,7 +13,14 @@ CFLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-Icsrc"]
 EXTRA = os.environ.get("VWO_FAST_CFLAGS", "").split()
 
 LANE_UNITS = ["csrc/vf_segment.c", "csrc/vf_fork.c", "csrc/vf_lane.c", "csrc/vf_drain.c"]
-BATCH_UNITS = ["csrc/vf_msgpack.c", "csrc/vf_number.c", "csrc/vf_json.c", "csrc/vf_batch.c"]
+BATCH_UNITS = [
+    "csrc/vf_msgpack.c",
+    "csrc/vf_number.c",
+    "csrc/vf_json.c",
+    "csrc/vf_shape.c",
+    "csrc/vf_visitor.c",
+    "csrc/vf_batch.c",
+]
 
 
 def extension(name: str, units: list[str]) -> Extension:

@@ -43,10 +43,13 @@ int vf_batch_init(struct vf_batch *batch, uint32_t events_max, uint32_t bytes_ma
   batch->body = malloc(batch->room);
   batch->offsets = malloc(((size_t)events_max + 1) * sizeof *batch->offsets);
   batch->visitors = calloc(VISITORS_SIZE, 1);
-  if (batch->body == NULL || batch->offsets == NULL || batch->visitors == NULL) {
+  batch->memory = calloc(1, sizeof *batch->memory);
+  if (batch->body == NULL || batch->offsets == NULL || batch->visitors == NULL ||
+      batch->memory == NULL) {
     vf_batch_free(batch);
     return VF_NOMEM;
   }
+  vf_shapes_init(&batch->memory->shapes);
   memcpy(batch->body, PREFIX, PREFIX_SIZE);
   batch->size = PREFIX_SIZE;
   batch->offsets[0] = PREFIX_SIZE;
@@ -57,6 +60,7 @@ void vf_batch_free(struct vf_batch *batch) {
   free(batch->body);
   free(batch->offsets);
   free(batch->visitors);
+  free(batch->memory);
   memset(batch, 0, sizeof *batch);
 }
 
@@ -150,13 +154,41 @@ static int batch_more(struct vf_json_out *out) {
   return rc;
 }
 
+/* Writes an event in private memory, by the shape of earlier ones if it has one of these. */
+static int write_copied(struct writer *writer, const uint8_t *event, size_t size,
+                        uint64_t *visitor) {
+  struct vf_shapes *shapes = &writer->batch->memory->shapes;
+  int rc = vf_shapes_write(shapes, &writer->out, event, size, visitor);
+  if (rc != VF_OTHER) {
+    return rc;
+  }
+  aim(writer, next_begin(writer->batch));
+  rc = vf_json_write(&writer->out, event, size);
+  if (rc == VF_OK) {
+    *visitor = vf_event_visitor(event, size);
+    vf_shapes_learn(shapes, event, size);
+  }
+  return rc;
+}
+
 int vf_batch_append(struct vf_batch *batch, const uint8_t *payload, size_t size) {
   if (batch->count == batch->events_max) {
     return VF_FULL;
   }
   struct writer writer = {.out.more = batch_more, .batch = batch};
+  uint64_t visitor = 0;
+  int rc;
   aim(&writer, next_begin(batch));
-  int rc = vf_json_write(&writer.out, payload, size);
+  if (size <= VF_BATCH_COPY_MAX) {
+    if (payload != vf_batch_place(batch) && size > 0) {
+      memcpy(vf_batch_place(batch), payload, size);
+    }
+    payload = vf_batch_place(batch);
+    rc = write_copied(&writer, payload, size, &visitor);
+  } else {
+    rc = vf_json_write(&writer.out, payload, size);
+    visitor = rc == VF_OK ? vf_event_visitor(payload, size) : 0;
+  }
   size_t end = (size_t)(writer.out.at - batch->body);
   if (rc == VF_FULL || (rc == VF_OK && end > open_size_max(batch))) {
     size_t json_size;
@@ -164,7 +196,7 @@ int vf_batch_append(struct vf_batch *batch, const uint8_t *payload, size_t size)
     return rc == VF_OK ? refusal(batch, json_size) : rc;
   }
   if (rc == VF_OK) {
-    commit(batch, end, vf_event_visitor(payload, size));
+    commit(batch, end, visitor);
   }
   return rc;
 }
@@ -187,90 +219,4 @@ int vf_batch_append_json(struct vf_batch *batch, const uint8_t *json, size_t siz
   memcpy(batch->body + begin, json, size);
   commit(batch, begin + size, visitor);
   return VF_OK;
-}
-
-static uint64_t mix(uint64_t hash, uint64_t word) {
-  hash = (hash ^ word) * UINT64_C(0x9e3779b97f4a7c15);
-  return hash ^ hash >> 29;
-}
-
-/* Never 0, which means "no visitor".  Collisions cost parallelism, not order. */
-static uint64_t hash_bytes(const uint8_t *p, size_t size) {
-  uint64_t hash = mix(UINT64_C(0x2545f4914f6cdd1d), size);
-  size_t at = 0;
-  for (; size - at >= sizeof(uint64_t); at += sizeof(uint64_t)) {
-    hash = mix(hash, vf_load64(p + at));
-  }
-  uint64_t tail = 0;
-  for (; at < size; at++) {
-    tail = tail << 8 | vf_load8(p + at);
-  }
-  hash = mix(hash, tail);
-  hash ^= hash >> 32;
-  return hash != 0 ? hash : 1;
-}
-
-static bool equals(const struct vf_token *token, const char *text, size_t size) {
-  return token->kind == VF_TOKEN_STR && token->size == size &&
-         memcmp(token->v.data, text, size) == 0;
-}
-
-/* The hash of the string under `name` in the map of `pairs` pairs whose head has
- * just been read; 0 when there is none. */
-static uint64_t find_in_map(struct vf_msgpack_reader reader, uint32_t pairs, const char *name,
-                            size_t name_size) {
-  for (; pairs > 0; pairs--) {
-    struct vf_token key;
-    struct vf_token value;
-    if (vf_msgpack_next(&reader, &key) != VF_OK) {
-      return 0;
-    }
-    struct vf_msgpack_reader ahead = reader;
-    if (equals(&key, name, name_size) && vf_msgpack_next(&ahead, &value) == VF_OK &&
-        value.kind == VF_TOKEN_STR) {
-      return hash_bytes(value.v.data, value.size);
-    }
-    if (vf_msgpack_skip(&reader, 1) != VF_OK) {
-      return 0;
-    }
-  }
-  return 0;
-}
-
-uint64_t vf_event_visitor(const uint8_t *payload, size_t size) {
-  struct vf_msgpack_reader reader = {payload, payload + size};
-  struct vf_token token;
-  if (vf_msgpack_next(&reader, &token) != VF_OK || token.kind != VF_TOKEN_MAP) {
-    return 0;
-  }
-  uint64_t nested = 0;
-  for (uint32_t left = token.size; left > 0; left--) {
-    struct vf_token key;
-    struct vf_token value;
-    if (vf_msgpack_next(&reader, &key) != VF_OK) {
-      return nested;
-    }
-    struct vf_msgpack_reader ahead = reader;
-    if (vf_msgpack_next(&ahead, &value) != VF_OK) {
-      return nested;
-    }
-    if (equals(&key, "u", 1) && value.kind == VF_TOKEN_STR) {
-      return hash_bytes(value.v.data, value.size);
-    }
-    if (equals(&key, "d", 1) && value.kind == VF_TOKEN_MAP) {
-      nested = find_in_map(ahead, value.size, "visId", 5);
-    }
-    /* In FME's events "d" is all there is: the rest need not be passed over. */
-    if (left == 1 || vf_msgpack_skip(&reader, 1) != VF_OK) {
-      return nested;
-    }
-  }
-  return nested;
-}
-
-void vf_visitors_add(uint8_t *visitors, uint64_t visitor) {
-  if (visitor != 0) {
-    uint64_t bit = visitor % VF_VISITOR_BITS;
-    visitors[bit / 8] = (uint8_t)(visitors[bit / 8] | 1u << (bit % 8));
-  }
 }

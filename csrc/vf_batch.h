@@ -7,20 +7,27 @@
  * both changes nothing.
  *
  * One thread at a time; no function here touches shared memory except to read
- * `payload`, which may change under the reader's feet: every length is read
- * once and every access is bounded by `size`.
+ * `payload`, which may change under the reader's feet: it is copied first, or, if
+ * it is large, every length is read once and every access is bounded by `size`.
  */
 #ifndef VF_BATCH_H
 #define VF_BATCH_H
 
 #include "vf_common.h"
+#include "vf_shape.h"
+#include "vf_visitor.h"
 
-/* Bits of the visitor filter: 2^17, so that two batches of 100 visitors share a
- * bit by chance in about 7 of 100 cases. */
-#define VF_VISITOR_BITS 131072u
+/* Events up to this size are copied before anything is read in them, and written by shape. */
+#define VF_BATCH_COPY_MAX 4096u
 
 /* The closed body of an empty batch is shorter; there must be room for an event. */
 #define VF_BATCH_BYTES_MIN 16u
+
+/* What outlives a clear: the shapes of its events so far, and a place for one event. */
+struct vf_memory {
+  struct vf_shapes shapes;
+  uint8_t event[VF_BATCH_COPY_MAX + VF_SHAPE_SLACK];
+};
 
 struct vf_batch {
   uint8_t *body;     /* begins with {"ev":[ ; never NUL-terminated */
@@ -32,6 +39,7 @@ struct vf_batch {
   uint32_t bytes_max;   /* VF_BATCH_BYTES_MIN .. VF_BATCH_BYTES_MAX */
   uint8_t *visitors;    /* VF_VISITOR_BITS / 8 bytes */
   uint32_t idle_clears; /* batches in a row that used little of the room */
+  struct vf_memory *memory;
 };
 
 /* Allocates; VF_NOMEM, or VF_INVALID for limits out of range. @caller any */
@@ -40,6 +48,12 @@ int vf_batch_init(struct vf_batch *batch, uint32_t events_max, uint32_t bytes_ma
 void vf_batch_free(struct vf_batch *batch);
 /* Back to empty; memory is kept (shrunk when it is much larger than usual). */
 void vf_batch_clear(struct vf_batch *batch);
+
+/* Where an event of up to VF_BATCH_COPY_MAX bytes may lie, so that it need not be copied to be
+ * appended. */
+static inline uint8_t *vf_batch_place(const struct vf_batch *batch) {
+  return batch->memory->event;
+}
 
 /*
  * Transcodes one event and appends it.
@@ -57,14 +71,5 @@ int vf_batch_append_json(struct vf_batch *batch, const uint8_t *json, size_t siz
 static inline size_t vf_batch_body_size(const struct vf_batch *batch) {
   return batch->size + 2;
 }
-
-/*
- * A 64-bit hash of the visitor an event belongs to: the string at key "u" of
- * the map, or else at "visId" of the map at key "d"; 0 when there is neither.
- */
-uint64_t vf_event_visitor(const uint8_t *payload, size_t size);
-
-/* Sets the one bit of the filter that stands for this visitor (none for 0). */
-void vf_visitors_add(uint8_t *visitors, uint64_t visitor);
 
 #endif /* VF_BATCH_H */

@@ -23,7 +23,7 @@ int vf_reader_drain(struct vf_reader *reader, struct vf_batch *batch, uint64_t r
   memset(run, 0, sizeof *run);
   run->start = run->end = reader->cursor;
   for (;;) {
-    status = vf_reader_peek(reader, &view);
+    status = vf_reader_peek_copy(reader, &view, vf_batch_place(batch), VF_BATCH_COPY_MAX);
     if (status != VF_OK) {
       break;
     }

@@ -218,8 +218,8 @@ static void write_literal(struct vf_json_out *out, const char *text, size_t size
 }
 
 /* A value that holds no others. */
-static int write_scalar(struct vf_json_out *out, const struct vf_token *token,
-                        const uint8_t *input_end) {
+static inline int write_scalar(struct vf_json_out *out, const struct vf_token *token,
+                               const uint8_t *input_end) {
   switch (token->kind) {
   case VF_TOKEN_STR:
     return write_string(out, token->v.data, token->size, input_end);
@@ -254,6 +254,11 @@ static int write_scalar(struct vf_json_out *out, const struct vf_token *token,
   default:
     return VF_INVALID;
   }
+}
+
+int vf_json_write_value(struct vf_json_out *out, const struct vf_token *token,
+                        const uint8_t *input_end) {
+  return write_scalar(out, token, input_end);
 }
 
 struct frame {

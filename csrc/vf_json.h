@@ -10,6 +10,7 @@
 #define VF_JSON_H
 
 #include "vf_common.h"
+#include "vf_msgpack.h"
 
 /* Room a writer wants before each token: the longest number or escape, and the
  * brackets that may close after it, fit with some to spare. */
@@ -32,6 +33,12 @@ struct vf_json_out {
  * @caller any
  */
 int vf_json_write(struct vf_json_out *out, const uint8_t *payload, size_t size);
+
+/* The same for a value that holds no others and was read from an input that ends
+ * at `input_end`; there is room for half a step.  VF_INVALID for a container.
+ * @caller any */
+int vf_json_write_value(struct vf_json_out *out, const struct vf_token *token,
+                        const uint8_t *input_end);
 
 /* The same into `room` bytes; VF_FULL when they are not enough.  A room of the
  * JSON's size + VF_JSON_STEP always is.  @caller any */

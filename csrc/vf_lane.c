@@ -333,9 +333,15 @@ static bool certifies(const struct vf_reader *reader, const struct vf_view *view
                                                         view->payload);
 }
 
-static int record_read(const struct vf_reader *reader, uint64_t position, uint64_t head,
-                       struct vf_view *view) {
+/* A record whose payload fits into `room` bytes at `copy` is copied there first: then what is
+ * checked and what is used are the same bytes, whatever its writer does meanwhile. */
+static inline int record_read(const struct vf_reader *reader, uint64_t position, uint64_t head,
+                              struct vf_view *view, uint8_t *copy, size_t room) {
   int status = header_read(reader, position, head, view);
+  if (copy != NULL && status == VF_OK && view->payload != NULL && view->size <= room) {
+    memcpy(copy, view->payload, view->size);
+    view->payload = copy;
+  }
   return status == VF_OK && !certifies(reader, view) ? VF_INVALID : status;
 }
 
@@ -435,6 +441,11 @@ static void skip_damage(struct vf_reader *reader, uint64_t head) {
 }
 
 int vf_reader_peek(struct vf_reader *reader, struct vf_view *view) {
+  return vf_reader_peek_copy(reader, view, NULL, 0);
+}
+
+int vf_reader_peek_copy(struct vf_reader *reader, struct vf_view *view, uint8_t *copy,
+                        size_t room) {
   uint64_t head;
   int status = vf_reader_head(reader, &head);
 
@@ -442,7 +453,7 @@ int vf_reader_peek(struct vf_reader *reader, struct vf_view *view) {
     return status;
   }
   while (head != reader->cursor) {
-    status = record_read(reader, reader->cursor, head, view);
+    status = record_read(reader, reader->cursor, head, view, copy, room);
     if (status == VF_INVALID) {
       skip_damage(reader, head);
       continue;
@@ -518,7 +529,7 @@ int64_t vf_reader_mark(struct vf_reader *reader, uint64_t start, uint64_t end, u
     return VF_INVALID;
   }
   while (end != position && end - position <= reader->capacity) {
-    status = record_read(reader, position, head, &view);
+    status = record_read(reader, position, head, &view, NULL, 0);
     if (status == VF_INVALID) {
       position = scan(reader, position, head);
       continue;

@@ -69,7 +69,7 @@ struct vf_reader {
   uint64_t scan_from;
 };
 
-/* One record as it was checked. `payload` still lies in shared memory. */
+/* One record as it was checked. `payload` still lies in shared memory, unless it was copied. */
 struct vf_view {
   uint64_t start;
   uint64_t end;
@@ -154,6 +154,10 @@ int vf_reader_head(const struct vf_reader *reader, uint64_t *head);
  * @caller consumer
  */
 int vf_reader_peek(struct vf_reader *reader, struct vf_view *view);
+
+/* The same; a payload of at most `room` bytes is copied before it is checked, and the view shows
+ * the copy.  @caller consumer */
+int vf_reader_peek_copy(struct vf_reader *reader, struct vf_view *view, uint8_t *copy, size_t room);
 
 /* Past the record that peek has shown. @caller consumer */
 static inline void vf_reader_advance(struct vf_reader *reader, const struct vf_view *view) {

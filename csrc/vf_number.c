@@ -72,14 +72,65 @@ static void write_digits(uint8_t *at, uint64_t value, unsigned digits) {
   }
 }
 
-uint8_t *vf_number_write_uint(uint8_t *at, uint64_t value) {
+/* The eight digits of a value below 10^8, the first one in the lowest byte, each
+ * as its number.  Both halves, then all quarters, are divided at once; 10486 / 2^20
+ * and 103 / 2^10 are close enough to 1/100 and 1/10 for numbers of that size. */
+static uint64_t spread_digits(uint32_t value) {
+  uint64_t halves = value / 10000 | (uint64_t)(value % 10000) << 32;
+  uint64_t hundreds = (halves * 10486) >> 20 & UINT64_C(0x0000007f0000007f);
+  uint64_t quarters = hundreds | (halves - 100 * hundreds) << 16;
+  uint64_t tens = (quarters * 103) >> 10 & UINT64_C(0x000f000f000f000f);
+  return tens | (quarters - 10 * tens) << 8;
+}
+
+static void store_digits(uint8_t *at, uint64_t digits) {
+  digits |= UINT64_C(0x3030303030303030);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  digits = __builtin_bswap64(digits);
+#endif
+  memcpy(at, &digits, sizeof digits);
+}
+
+/* Branches, not a table of lengths: numbers in one place of many events mostly have as many
+ * digits, and what is written behind them need not wait. */
+static uint8_t *write_below_10_8(uint8_t *at, uint32_t value) {
   if (value < 10) {
     *at = (uint8_t)('0' + value);
     return at + 1;
   }
-  unsigned digits = count_digits(value);
-  write_digits(at, value, digits);
+  if (value < 100) {
+    write_pair(at, value);
+    return at + 2;
+  }
+  if (value < 1000) {
+    *at = (uint8_t)('0' + value / 100);
+    write_pair(at + 1, value % 100);
+    return at + 3;
+  }
+  if (value < 10000) {
+    write_pair(at, value / 100);
+    write_pair(at + 2, value % 100);
+    return at + 4;
+  }
+  unsigned digits = value < 100000 ? 5 : value < 1000000 ? 6 : value < 10000000 ? 7 : 8;
+  store_digits(at, spread_digits(value) >> (64 - 8 * digits));
   return at + digits;
+}
+
+uint8_t *vf_number_write_uint(uint8_t *at, uint64_t value) {
+  if (value < 100000000) {
+    return write_below_10_8(at, (uint32_t)value);
+  }
+  uint64_t high = value / 100000000;
+  if (high < 100000000) {
+    at = write_below_10_8(at, (uint32_t)high);
+  } else {
+    at = write_below_10_8(at, (uint32_t)(high / 100000000));
+    store_digits(at, spread_digits((uint32_t)(high % 100000000)));
+    at += 8;
+  }
+  store_digits(at, spread_digits((uint32_t)(value % 100000000)));
+  return at + 8;
 }
 
 /* value * 10^exponent, digits without trailing zeros */
@@ -186,6 +237,11 @@ static bool guess(double value, struct decimal *found) {
       return false;
     }
     uint64_t digits = (uint64_t)(scaled + 0.5);
+    /* If it is the one, two roundings have moved it by less; the division takes longer than all
+     * the rest. */
+    if (fabs(scaled - (double)digits) > scaled * 0x1p-51) {
+      continue;
+    }
     if ((double)digits / powers[n] == value) {
       *found = (struct decimal){digits, -n};
       return true;

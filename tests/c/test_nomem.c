@@ -34,7 +34,7 @@ static void *test_realloc(void *block, size_t size) {
 
 /* An init that fails leaves a batch that is safe to free. */
 static void test_init(void) {
-  for (int allowed = 0; allowed < 3; allowed++) {
+  for (int allowed = 0; allowed < 4; allowed++) {
     struct vf_batch batch;
     allocations_left = allowed;
     CHECK_INT(vf_batch_init(&batch, 10, 1000), VF_NOMEM);
