@@ -181,6 +181,23 @@ bool vf_lane_revisit(struct vf_producer *producer, struct vf_reader *reader) {
 
 /* ---- consumer ---- */
 
+static int attach(struct vf_reader *reader, const char *path, struct vf_fault *fault) {
+  void *base = NULL;
+  size_t size = 0;
+  int status =
+      vf_segment_attach(path, VF_LANE_HEADER_SIZE,
+                        VF_LANE_HEADER_SIZE + (size_t)VF_LANE_CAPACITY_MAX, &base, &size, fault);
+
+  if (status == VF_OK) {
+    memset(reader, 0, sizeof *reader);
+    reader->header = base;
+    reader->ring = (uint8_t *)base + VF_LANE_HEADER_SIZE;
+    /* From the file's size, which was checked; the header may change at any time. */
+    reader->capacity = size - VF_LANE_HEADER_SIZE;
+  }
+  return status;
+}
+
 static int reader_check(const struct vf_lane_header *header, size_t size, struct vf_fault *fault) {
   uint64_t capacity = vf_once_u64(&header->capacity);
   uint64_t head = vf_head_load(&header->head);
@@ -235,26 +252,17 @@ static void damage_read(struct vf_reader *reader) {
 
 int vf_reader_attach(struct vf_reader *reader, const char *path, struct vf_fault *fault) {
   struct vf_lane_header *header;
-  void *base = NULL;
-  size_t size = 0;
-  int status =
-      vf_segment_attach(path, VF_LANE_HEADER_SIZE,
-                        VF_LANE_HEADER_SIZE + (size_t)VF_LANE_CAPACITY_MAX, &base, &size, fault);
+  int status = attach(reader, path, fault);
 
   if (status != VF_OK) {
     return status;
   }
-  header = base;
-  status = reader_check(header, size, fault);
+  header = reader->header;
+  status = reader_check(header, VF_LANE_HEADER_SIZE + (size_t)reader->capacity, fault);
   if (status != VF_OK) {
-    vf_segment_unmap(base, size);
+    vf_reader_close(reader);
     return status;
   }
-  memset(reader, 0, sizeof *reader);
-  reader->header = header;
-  reader->ring = (uint8_t *)base + VF_LANE_HEADER_SIZE;
-  /* From the file's size, which was checked; the header may have changed since. */
-  reader->capacity = size - VF_LANE_HEADER_SIZE;
   reader->lane_id = vf_once_u64(&header->lane_id);
   reader->owner = vf_once_u64(&header->owner);
   reader->pid = vf_once_u64(&header->pid);
@@ -265,6 +273,32 @@ int vf_reader_attach(struct vf_reader *reader, const char *path, struct vf_fault
   reader->passed_known = passed_read(header, reader->tail, &reader->passed);
   damage_read(reader);
   return VF_OK;
+}
+
+int vf_reader_attach_aside(struct vf_reader *reader, const char *path, struct vf_fault *fault) {
+  uint64_t abandoned;
+  int status = attach(reader, path, fault);
+
+  if (status != VF_OK) {
+    return status;
+  }
+  if (!capacity_valid(reader->capacity)) {
+    vf_reader_close(reader);
+    return VF_INVALID;
+  }
+  abandoned = vf_number_load(&reader->header->abandoned);
+  reader->lane_id = vf_once_u64(&reader->header->lane_id);
+  reader->tail = vf_tail_load(&reader->header->tail);
+  reader->cursor = abandoned != 0 ? abandoned - 1 : reader->tail;
+  reader->passed_known = passed_read(reader->header, reader->cursor, &reader->passed);
+  return VF_OK;
+}
+
+void vf_reader_abandon(struct vf_reader *reader) {
+  if (reader->passed_known && reader->cursor != reader->tail) {
+    vf_reader_note_passed(reader, reader->cursor, reader->passed);
+  }
+  vf_number_store(&reader->header->abandoned, reader->cursor + 1);
 }
 
 void vf_reader_close(struct vf_reader *reader) {

@@ -142,6 +142,16 @@ bool vf_lane_revisit(struct vf_producer *producer, struct vf_reader *reader);
 /* VF_OK; VF_SYSTEM with errno; VF_INVALID or VF_VERSION with a fault. @caller consumer */
 int vf_reader_attach(struct vf_reader *reader, const char *path, struct vf_fault *fault);
 
+/*
+ * Maps a lane that was put aside and may be wrong in any word of its header: only the size of the
+ * file is believed.  The cursor is where its reader abandoned it, else the tail, and what lies
+ * before that is known only if it was noted.  VF_OK, VF_SYSTEM or VF_INVALID.  @caller consumer
+ */
+int vf_reader_attach_aside(struct vf_reader *reader, const char *path, struct vf_fault *fault);
+
+/* Says that nothing behind the cursor will be read. @caller consumer */
+void vf_reader_abandon(struct vf_reader *reader);
+
 /* @caller consumer */
 void vf_reader_close(struct vf_reader *reader);
 

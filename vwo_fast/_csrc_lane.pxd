@@ -117,6 +117,8 @@ cdef extern from "vf_lane.h" nogil:
     bint vf_lane_revisit(vf_producer *producer, vf_reader *reader) noexcept
     uint64_t vf_lane_take_seq(vf_producer *producer) noexcept
     int vf_reader_attach(vf_reader *reader, const char *path, vf_fault *fault) noexcept
+    int vf_reader_attach_aside(vf_reader *reader, const char *path, vf_fault *fault) noexcept
+    void vf_reader_abandon(vf_reader *reader) noexcept
     void vf_reader_close(vf_reader *reader) noexcept
     int vf_reader_head(const vf_reader *reader, uint64_t *head) noexcept
     int vf_reader_peek(vf_reader *reader, vf_view *view) noexcept

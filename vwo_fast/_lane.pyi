@@ -177,6 +177,12 @@ class LaneReader:
     @classmethod
     def attach(cls, path: str) -> LaneReader:
         """Map a lane. Raises SegmentError."""
+    @classmethod
+    def attach_aside(cls, path: str) -> LaneReader:
+        """Map what was put aside, whatever its header says: for what is known of it, never for its records.
+
+        Raises SegmentError when it has not the size of a lane.
+        """
     @property
     def path(self) -> str: ...
     @property
@@ -254,6 +260,9 @@ class LaneReader:
         """
     def abandon(self) -> None:
         """Say to its producer that nothing behind the cursor will be read."""
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether that was said."""
     @property
     def is_claimed(self) -> bool:
         """Whether the producer has taken along what was not read."""

@@ -20,6 +20,15 @@ cdef class LaneReader:
         check(vf_reader_attach(&reader.c, os.fsencode(path), &fault), reader.path, &fault)
         return reader
 
+    @classmethod
+    def attach_aside(cls, path):
+        cdef LaneReader reader = LaneReader.__new__(LaneReader)
+        cdef vf_fault fault
+        fault.text[0] = 0
+        reader.path = os.fspath(path)
+        check(vf_reader_attach_aside(&reader.c, os.fsencode(path), &fault), reader.path, &fault)
+        return reader
+
     cdef vf_reader *mapped(self) except NULL:
         if self.c.header == NULL:
             raise ValueError("the lane has been closed")
@@ -159,7 +168,11 @@ cdef class LaneReader:
             raise ValueError(f"{position} does not lie between tail {self.c.tail} and cursor {self.c.cursor}")
 
     def abandon(self):
-        vf_number_store(&self.mapped().header.abandoned, self.c.cursor + 1)
+        vf_reader_abandon(self.mapped())
+
+    @property
+    def is_abandoned(self):
+        return vf_number_load(&self.mapped().header.abandoned) != 0
 
     @property
     def is_claimed(self):

@@ -94,4 +94,10 @@ class ControlCounter(IntEnum):
     TOTALS_SEQUENCE = 57
     """Odd while totals that belong together are being changed: a reader reads them again."""
 
+    UNTOLD_FAILURES = 58
+    """Events that were lost or refused by VWO, and that no answer to a flush has told of yet."""
+
+    RESCUE_LOSSES_SEEN = 59
+    """Of what processes have lost of lanes that were put aside (WITHOUT_LANE + DAMAGED), what is among these."""
+
     BY_REASON = 64

@@ -16,7 +16,7 @@ import pytest
 import vwo_fast
 from tests.support.engine import Engine, engine, impression, numbers, route, wait_for
 from vwo_fast._lane import Control
-from vwo_fast.aggregator.lanes import BAD_KEPT
+from vwo_fast.aggregator.aside import KEPT
 from vwo_fast.counters import ControlCounter
 from vwo_fast.errors import QueueError
 
@@ -119,11 +119,11 @@ def test_what_is_put_aside_does_not_fill_the_memory(shop: Engine) -> None:
     """Only the latest lanes that were put aside are kept."""
     queue = shop.queue(events_per_request=100)
     send(queue, 0)
-    for number in range(BAD_KEPT + 4):
+    for number in range(KEPT + 4):
         (queue.folder / f"lane-{number + 1:016x}").write_bytes(b"bad")
     announce(queue.folder)
-    wait_for(lambda: quarantined(queue.folder) == BAD_KEPT + 4)
-    wait_for(lambda: len(list(queue.folder.glob("lane-*.bad"))) == BAD_KEPT)
+    wait_for(lambda: quarantined(queue.folder) == KEPT + 4)
+    wait_for(lambda: len(list(queue.folder.glob("lane-*.bad"))) == KEPT)
     send(queue, 5)
 
 

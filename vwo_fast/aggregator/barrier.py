@@ -81,7 +81,7 @@ class Barriers:
                 targets=targets,
                 asked_at=self._clock(),
                 failures_before=self._failures,
-                untold=self._failures - self._told_failures,
+                untold=self.untold,
                 is_spoiled=is_spoiled,
             )
         )
@@ -91,6 +91,11 @@ class Barriers:
         taken, self._waiting = self._waiting, []
         self._per_client.clear()
         return taken
+
+    @property
+    def untold(self) -> int:
+        """Failures that no answer has told of."""
+        return self._failures - self._told_failures
 
     @property
     def is_reading(self) -> bool:

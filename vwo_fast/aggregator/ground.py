@@ -33,8 +33,6 @@ class Ground:
     metrics: Metrics
     settled: Ranges
     """Lane records that need not be read again."""
-    lost: int
-    """Events that were in the spool and are not any more."""
     last_ordinal: int
 
 
@@ -49,22 +47,22 @@ def prepare(folder: Path, control: Control, spool: Spool) -> Ground:
         metrics = Metrics(control, journal)
         metrics.start()
         reach("start: counters")
-        lost = _count_losses(control, metrics, spool, spool.seal_fragments())
+        _count_losses(control, metrics, spool, spool.seal_fragments())
         reach("start: fragments sealed")
         settled: Ranges = defaultdict(list, redone)
         for source in spool.sources():
             settled[source.lane].append((source.start, source.end))
-        return Ground(journal=journal, metrics=metrics, settled=settled, lost=lost, last_ordinal=spool.last_ordinal())
+        return Ground(journal=journal, metrics=metrics, settled=settled, last_ordinal=spool.last_ordinal())
     except sqlite3.Error:
         journal.close()
         raise
 
 
-def _count_losses(control: Control, metrics: Metrics, spool: Spool, buried: Damaged) -> int:
+def _count_losses(control: Control, metrics: Metrics, spool: Spool, buried: Damaged) -> None:
     """Count what the spool has lost, and from now on keep in shared memory how much it holds."""
     if not spool.is_there:
         metrics.add(ControlCounter.SPOOL_FAILURES)
-        return 0
+        return
     damaged = spool.salvaged.damaged_events + buried.events
     held = control.counter(ControlCounter.SPOOL_HOLDS)
     missing = max(0, held - spool.totals.events_held - damaged)
@@ -80,4 +78,3 @@ def _count_losses(control: Control, metrics: Metrics, spool: Spool, buried: Dama
     if missing:
         logger.error("%d events that were in the spool cannot be read any more: they are lost", missing)
     spool.watch(partial(control.set, ControlCounter.SPOOL_HOLDS))
-    return missing + damaged

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vwo_fast._lane import Control, LaneReader, SegmentError
+from vwo_fast.aggregator.aside import NAME_LENGTH, PREFIX, SUFFIX, Aside, lane_id_of, records_max
 from vwo_fast.aggregator.failpoint import reach
 from vwo_fast.aggregator.metrics import Metrics, Throttle
 from vwo_fast.counters import ControlCounter, Reason
@@ -30,16 +31,12 @@ __all__ = ["Lane", "LaneSet", "Segment"]
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "lane-"
-NAME_LENGTH = len(PREFIX) + 16
 EVENT_PREFIX = "big-"
 UNFINISHED = ".new"
 """What a file is called until it is whole."""
 
 ORPHAN_SECONDS = 10.0
 UNFINISHED_SECONDS = 60.0
-BAD_KEPT = 8
-"""Lanes that were put aside and are kept, the latest ones."""
 
 
 @dataclass(slots=True, eq=False)
@@ -88,11 +85,6 @@ class Lane:
     def is_settled(self) -> bool:
         """Nothing read waits for its outcome."""
         return not self._segments
-
-    @property
-    def records_max(self) -> int:
-        """More records than the lane can hold at once."""
-        return self.reader.capacity // 32
 
     def head(self) -> int:
         """Published position. Raises SegmentError when it cannot be true."""
@@ -186,7 +178,7 @@ class LaneSet:
         self._users = users
         self._metrics = metrics
         self._spooled = spooled
-        self._abandoned: dict[int, Lane] = {}
+        self.aside = Aside(folder, users, metrics)
         self._generation = -1
         self._throttle = Throttle()
 
@@ -218,10 +210,12 @@ class LaneSet:
                 self._remove_orphan_event(Path(entry.path))
             if not name.startswith(PREFIX):
                 continue
-            lane_id = _lane_id(name)
+            lane_id = lane_id_of(name)
             if lane_id is None:
                 if name.endswith(".tmp"):
                     self._remove_orphan(Path(entry.path))
+                elif name.endswith(SUFFIX):
+                    self.aside.find(Path(entry.path))
             elif len(name) == NAME_LENGTH and lane_id not in self.lanes:
                 self._attach(Path(entry.path), lane_id)
 
@@ -231,7 +225,7 @@ class LaneSet:
         except FileNotFoundError:
             return
         except SegmentError as exc:
-            self._put_aside(path, str(exc))
+            self.aside.put(path, str(exc), lane_id=lane_id)
             return
         except OSError as exc:
             # Out of descriptors or memory: the lane is fine and is tried again at the next scan.
@@ -240,7 +234,7 @@ class LaneSet:
             return
         if reader.lane_id != lane_id:
             reader.close()
-            self._put_aside(path, "its name and its header disagree")
+            self.aside.put(path, "its name and its header disagree", lane_id=lane_id)
             return
         lane = Lane(path, reader, self._metrics)
         try:
@@ -248,9 +242,9 @@ class LaneSet:
                 if end > reader.tail:
                     reader.mark_done(max(start, reader.tail), end)
         except ValueError:
-            reader.abandon()
+            # Not abandoned: nobody has counted what was read of it, so its process counts all of it.
             reader.close()
-            self._put_aside(path, "its head lies before what was read of it")
+            self.aside.put(path, "its head lies before what was read of it", lane_id=lane_id)
             return
         self.lanes[lane_id] = lane
         logger.debug("lane %016x attached", lane_id)
@@ -258,54 +252,22 @@ class LaneSet:
     def quarantine(self, lane: Lane, reason: str) -> None:
         """Stop reading a lane that cannot be right. Its producer is told, and takes along what was not read."""
         self.lanes.pop(lane.id, None)
-        lane.count_damage()
-        # The lock first: once it is free, nobody will take anything along.
-        is_over = not self._users.is_held(lane.id)
+        self.aside.lost(lane.count_damage())
         reader = lane.reader
         reader.abandon()
-        self._metrics.lane_put_aside(reader.counters(), reader.passed, lane.records_max, is_over=is_over)
-        self._put_aside(lane.path, reason)
-        if is_over:
-            lane.leave()
-        else:
-            lane.is_gone = True
-            self._abandoned[lane.id] = lane
-
-    @property
-    def has_abandoned(self) -> bool:
-        """Whether a process may still have events in a lane that is read no more."""
-        self._look_after_abandoned()
-        return bool(self._abandoned)
-
-    def _look_after_abandoned(self) -> None:
-        for lane in list(self._abandoned.values()):
-            is_over = not self._users.is_held(lane.id)
-            reader = lane.reader
-            if is_over and not reader.is_claimed:
-                self._metrics.lane_given_up(reader.counters(), reader.passed, lane.records_max)
-            if is_over or reader.is_claimed:
-                del self._abandoned[lane.id]
-                lane.leave()
-
-    def _put_aside(self, path: Path, reason: str) -> None:
-        aside = path.with_name(f"{path.name}.{time.time_ns()}.bad")
-        with contextlib.suppress(OSError):
-            os.rename(path, aside)
-        self._metrics.add(ControlCounter.QUARANTINED_LANES)
-        logger.error("lane %s is put aside as %s: %s", path.name, aside.name, reason)
-        # Each takes shared memory that the living need.
-        for old in sorted(self._folder.glob(f"{PREFIX}*.bad"), key=_time_put_aside)[:-BAD_KEPT]:
-            _remove(old)
+        self._metrics.lane_put_aside(reader.counters(), reader.passed, records_max(reader))
+        lane.is_gone = True
+        self.aside.put(lane.path, reason, lane_id=lane.id, reader=reader)
 
     def _remove_orphan(self, path: Path) -> None:
         """A lane that its producer did not live to complete."""
-        lane_id = _lane_id(path.name[: -len(".tmp")])
+        lane_id = lane_id_of(path.name[: -len(".tmp")])
         if _age(path) > ORPHAN_SECONDS and (lane_id is None or not self._users.is_held(lane_id)):
             _remove(path)
 
     def _remove_orphan_event(self, path: Path) -> None:
         """A large event whose lane is gone: its producer died before it published the record that names it."""
-        lane_id = _lane_id(PREFIX + path.name[len(EVENT_PREFIX) :][:16])
+        lane_id = lane_id_of(PREFIX + path.name[len(EVENT_PREFIX) :][:16])
         if lane_id is None or lane_id in self.lanes or _age(path) <= ORPHAN_SECONDS:
             return
         if not self._users.is_held(lane_id) and not os.path.lexists(self._folder / f"{PREFIX}{lane_id:016x}"):
@@ -334,7 +296,7 @@ class LaneSet:
 
     def retire(self) -> None:
         """Remove the lanes of producers that are gone and whose events have all been settled."""
-        self._look_after_abandoned()
+        self.aside.look()
         for lane in list(self.lanes.values()):
             # The lock first: once it is free, the head moves no more.
             if not lane.is_settled or self._users.is_held(lane.id):
@@ -355,24 +317,10 @@ class LaneSet:
 
     def close(self) -> None:
         """Unmap all lanes."""
-        for lane in (*self.lanes.values(), *self._abandoned.values()):
+        for lane in self.lanes.values():
             lane.leave()
         self.lanes.clear()
-        self._abandoned.clear()
-
-
-def _lane_id(name: str) -> int | None:
-    digits = name[len(PREFIX) :]
-    if len(digits) != 16:
-        return None
-    try:
-        return int(digits, 16)
-    except ValueError:
-        return None
-
-
-def _time_put_aside(path: Path) -> str:
-    return path.name.split(".")[-2].rjust(20)
+        self.aside.close()
 
 
 def _age(path: Path) -> float:

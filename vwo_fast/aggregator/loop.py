@@ -89,7 +89,8 @@ class Aggregator:
         self._socket.watch(self._senders.fileno())
         routes = Routes(folder, control)
         self.barriers = Barriers(clock)
-        self.barriers.lost(ground.lost)
+        # Those of earlier lives, and what the ground was found to lack.
+        self.barriers.lost(self.metrics.failures_untold)
         self.reports = Reports(self._socket.send, self.metrics, clock=clock)
         self.shipper = Shipper(
             settings,
@@ -230,7 +231,7 @@ class Aggregator:
                     self._is_blocked = True
             except SegmentError as exc:
                 self._lose_lane(lane, str(exc))
-        self.barriers.lost(self.batcher.take_lost())
+        self.barriers.lost(self.batcher.take_lost() + self.lanes.aside.take_lost())
         return has_read
 
     def _lose_lane(self, lane: Lane, reason: str) -> None:
@@ -317,6 +318,7 @@ class Aggregator:
             self._show()
         if not len(self.barriers):
             return
+        untold = self.barriers.untold
         for barrier in self.barriers.finished(self.shipper.first_ordinal()):
             reach("flush: before the answer")
             self._socket.send(
@@ -329,6 +331,7 @@ class Aggregator:
                     "reports": self.reports.made_for(barrier.owner),
                 },
             )
+        self.metrics.told(untold - self.barriers.untold)
 
     def _answer(self, question: Question) -> None:
         number = question.number
@@ -356,7 +359,9 @@ class Aggregator:
             except SegmentError as exc:
                 self._lose_lane(lane, str(exc))
         owner = question.id_value("owner")
-        self.barriers.add(question.client, question.number, owner, targets, is_spoiled=self.lanes.has_abandoned)
+        is_spoiled = self.lanes.aside.is_awaited
+        self.barriers.lost(self.lanes.aside.take_lost())
+        self.barriers.add(question.client, question.number, owner, targets, is_spoiled=is_spoiled)
         self.shipper.kick()
 
     def _status(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["Metrics", "Throttle"]
 
 LOG_INTERVAL_SECONDS = 60.0
-LANE_REASONS = range(1, 16)
+FIRST_DROP_REASON = 16
+LANE_REASONS = range(1, FIRST_DROP_REASON)
 
 
 _NOT_TRANSCODABLE = int(ControlCounter.BY_REASON + Reason.NOT_TRANSCODABLE)
 _DAMAGED = int(ControlCounter.BY_REASON + Reason.DAMAGED)
+_FAILURES = (
+    ControlCounter.DEAD,
+    *(ControlCounter.BY_REASON + reason for reason in Reason if reason >= FIRST_DROP_REASON),
+)
+"""What grows when a flush cannot be True. A dead letter that is dropped moves from one to another."""
+
+_RESCUE_LOSSES = ControlCounter.WITHOUT_LANE + Reason.DAMAGED
 
 
 class Metrics:
@@ -83,6 +90,10 @@ class Metrics:
             for reason, lost in ((_NOT_TRANSCODABLE, segment.untranscodable), (_DAMAGED, segment.damaged)):
                 if lost:
                     amounts[reason] = amounts.get(reason, 0) + lost
+        # Together with the loss, so that the next aggregator tells of it if this one cannot.
+        failures = sum(amounts.get(index, 0) for index in _FAILURES)
+        if failures > 0:
+            amounts[ControlCounter.UNTOLD_FAILURES] = failures
         totals = {
             int(index): max(0, self._control.counter(index) + amount) for index, amount in amounts.items() if amount
         }
@@ -119,6 +130,7 @@ class Metrics:
 
     def unreadable(self, events: int) -> None:
         """Events that were spooled are dead letters from now on, since their batch cannot be read."""
+        self.untold(events)
         with self._changing():
             self._control.add(ControlCounter.DEAD, events)
             self._show_fewer_spooled(events)
@@ -144,31 +156,48 @@ class Metrics:
             self._gauges[counter] = value
             self._control.set(counter, value)
 
-    def lane_put_aside(self, counters: list[int], passed: int | None, records_max: int, *, is_over: bool) -> None:
+    def lane_put_aside(self, counters: list[int], passed: int | None, records_max: int) -> None:
         """Take over what a lane that is read no more has counted, if that can be true; its header may be wrong.
 
-        ``passed``: records that were read.  ``is_over``: nobody will take the rest along, so it is lost.
+        ``passed``: records that were read.
         """
         read = passed or 0
-        unread = counters[LaneCounter.ACCEPTED] - read
-        add: Counter[int] = Counter({ControlCounter.RETIRED_ACCEPTED: read})
-        if 0 <= unread <= records_max:
+        add: dict[int, int] = {ControlCounter.RETIRED_ACCEPTED: read}
+        if 0 <= counters[LaneCounter.ACCEPTED] - read <= records_max:
             add.update({ControlCounter.BY_REASON + reason: counters[reason] for reason in LANE_REASONS})
-            if is_over:
-                add.update(self._lost_unread(unread))
         with self.entry(add):
             pass
 
-    def lane_given_up(self, counters: list[int], passed: int | None, records_max: int) -> None:
-        """The producer of such a lane has ended without taking the rest along."""
-        unread = counters[LaneCounter.ACCEPTED] - (passed or 0)
-        if 0 < unread <= records_max:
-            with self.entry(self._lost_unread(unread)):
-                pass
+    def lane_given_up(self, events: int) -> None:
+        """The producer of such a lane has ended, and nobody has read these."""
+        with self.entry({ControlCounter.RETIRED_ACCEPTED: events, _DAMAGED: events}):
+            pass
 
-    @staticmethod
-    def _lost_unread(events: int) -> dict[int, int]:
-        return {ControlCounter.RETIRED_ACCEPTED: events, ControlCounter.BY_REASON + Reason.DAMAGED: events}
+    # ---- what the next flush has to tell
+
+    @property
+    def failures_untold(self) -> int:
+        """Events lost or refused, in this life or an earlier one, that no answer has told of."""
+        return self._control.counter(ControlCounter.UNTOLD_FAILURES)
+
+    def untold(self, events: int) -> None:
+        """Events are lost, or may be: an answer has to tell of it."""
+        self._control.add(ControlCounter.UNTOLD_FAILURES, events)
+
+    def told(self, events: int) -> None:
+        """An answer has told of so many, or they are not lost after all."""
+        if events:
+            self._control.set(ControlCounter.UNTOLD_FAILURES, max(0, self.failures_untold - events))
+
+    def take_rescue_losses(self) -> int:
+        """How many events processes could not take along from lanes that were put aside, since the last call."""
+        losses = self._control.counter(_RESCUE_LOSSES) - self._control.counter(ControlCounter.RESCUE_LOSSES_SEEN)
+        if losses > 0:
+            with self.entry(
+                {ControlCounter.RESCUE_LOSSES_SEEN: losses, ControlCounter.UNTOLD_FAILURES: losses},
+            ):
+                pass
+        return max(0, losses)
 
     def retire_lane(self, counters: list[int], folder: Path, lane: int, accepted: int | None) -> None:
         """Take over the counters of a lane while its file goes away, so that sums over both stay right.
