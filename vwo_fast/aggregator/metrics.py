@@ -129,11 +129,12 @@ class Metrics:
             self._show_fewer_spooled(spooled)
 
     def unreadable(self, events: int) -> None:
-        """Events that were spooled are dead letters from now on, since their batch cannot be read."""
-        self.untold(events)
-        with self._changing():
-            self._control.add(ControlCounter.DEAD, events)
-            self._show_fewer_spooled(events)
+        """Events that were spooled are dead letters from now on, since their batch cannot be read.
+
+        Until then the spool is said to hold them, so after a kill they are missing there, and counted as lost.
+        """
+        with self.entry({ControlCounter.DEAD: events, ControlCounter.SPOOL_HOLDS: -events}, unspooled=events):
+            pass
 
     def _show_fewer_spooled(self, events: int) -> None:
         if events:
