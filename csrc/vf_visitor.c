@@ -1,5 +1,8 @@
 #include "vf_visitor.h"
 
+/* Words that are compared before it is asked whether two of them met. */
+#define WORDS_AT_ONCE 64u
+
 static bool equals(const struct vf_token *token, const char *text, size_t size) {
   return token->kind == VF_TOKEN_STR && token->size == size &&
          memcmp(token->v.data, text, size) == 0;
@@ -62,5 +65,26 @@ void vf_visitors_add(uint8_t *visitors, uint64_t visitor) {
   if (visitor != 0) {
     uint64_t bit = visitor % VF_VISITOR_BITS;
     visitors[bit / 8] = (uint8_t)(visitors[bit / 8] | 1u << (bit % 8));
+  }
+}
+
+bool vf_visitors_meet(const uint8_t *first, const uint8_t *second) {
+  for (size_t at = 0; at < VF_VISITOR_BITS / 8; at += WORDS_AT_ONCE * sizeof(uint64_t)) {
+    uint64_t a[WORDS_AT_ONCE], b[WORDS_AT_ONCE], common = 0;
+    memcpy(a, first + at, sizeof a);
+    memcpy(b, second + at, sizeof b);
+    for (size_t i = 0; i < WORDS_AT_ONCE; i++) {
+      common |= a[i] & b[i];
+    }
+    if (common != 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void vf_visitors_join(uint8_t *visitors, const uint8_t *others) {
+  for (size_t at = 0; at < VF_VISITOR_BITS / 8; at++) {
+    visitors[at] |= others[at];
   }
 }

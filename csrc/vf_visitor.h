@@ -39,7 +39,15 @@ static inline uint64_t vf_visitor_hash(const uint8_t *p, size_t size) {
  */
 uint64_t vf_event_visitor(const uint8_t *payload, size_t size);
 
+/* A filter is VF_VISITOR_BITS / 8 bytes. */
+
 /* Sets the one bit of the filter that stands for this visitor (none for 0). */
 void vf_visitors_add(uint8_t *visitors, uint64_t visitor);
+
+/* Whether two filters have a bit in common. @caller any */
+bool vf_visitors_meet(const uint8_t *first, const uint8_t *second);
+
+/* Adds the bits of another filter. @caller any */
+void vf_visitors_join(uint8_t *visitors, const uint8_t *others);
 
 #endif /* VF_VISITOR_H */

@@ -70,6 +70,12 @@ def visitor(payload: bytes | bytearray | memoryview) -> int:
 def visitor_filter(visitors: list[int]) -> bytes:
     """The filter (16,384 bytes) of these visitor hashes; 0 stands for none and sets no bit."""
 
+def visitors_meet(first: bytes, second: bytearray) -> bool:
+    """Whether two filters may hold the same visitor. An empty one holds nobody."""
+
+def visitors_join(visitors: bytearray, others: bytes) -> None:
+    """Add the visitors of another filter to one, which may be empty."""
+
 def keep_memory() -> None:
     """From now on the allocator of this process keeps up to 16 MB of what it is given back, for the next bodies.
 

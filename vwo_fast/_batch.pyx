@@ -2,6 +2,7 @@
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -31,6 +32,8 @@ from vwo_fast._csrc cimport (
     vf_json_size,
     vf_json_write_to,
     vf_visitors_add,
+    vf_visitors_join,
+    vf_visitors_meet,
 )
 
 cdef extern from *:
@@ -215,6 +218,30 @@ def visitor_filter(list visitors not None):
     for each in visitors:
         vf_visitors_add(bits, each)
     return filter
+
+
+cdef bint is_filter(Py_ssize_t size) except -1:
+    """Whether it is a whole filter, not the empty one of nobody."""
+    if size != 0 and size != VISITORS_SIZE:
+        raise ValueError(f"a filter of visitors has {VISITORS_SIZE} bytes or none, not {size}")
+    return size != 0
+
+
+def visitors_meet(bytes first not None, bytearray second not None):
+    if not is_filter(len(first)) or not is_filter(len(second)):
+        return False
+    return vf_visitors_meet(
+        <const uint8_t *>PyBytes_AS_STRING(first), <const uint8_t *>PyByteArray_AS_STRING(second)
+    )
+
+
+def visitors_join(bytearray visitors not None, bytes others not None):
+    if not is_filter(len(others)):
+        return
+    if is_filter(len(visitors)):
+        vf_visitors_join(<uint8_t *>PyByteArray_AS_STRING(visitors), <const uint8_t *>PyBytes_AS_STRING(others))
+    else:
+        visitors += others
 
 
 def keep_memory():

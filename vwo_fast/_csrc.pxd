@@ -47,3 +47,5 @@ cdef extern from "vf_batch.h" nogil:
     size_t vf_batch_body_size(const vf_batch *batch) noexcept
     uint64_t vf_event_visitor(const uint8_t *payload, size_t size) noexcept
     void vf_visitors_add(uint8_t *visitors, uint64_t visitor) noexcept
+    bint vf_visitors_meet(const uint8_t *first, const uint8_t *second) noexcept
+    void vf_visitors_join(uint8_t *visitors, const uint8_t *others) noexcept

@@ -14,7 +14,7 @@ from vwo_fast.aggregator.lanes import LaneSet
 from vwo_fast.aggregator.metrics import Metrics
 from vwo_fast.aggregator.outcome import Reply
 from vwo_fast.aggregator.routes import Routes
-from vwo_fast.aggregator.sealed import Sealed, Source, new_batch_id, visitors_of
+from vwo_fast.aggregator.sealed import Sealed, Source, new_batch_id
 from vwo_fast.aggregator.shipper import Flight, Shipper
 from vwo_fast.aggregator.spool import Spool
 from vwo_fast.aggregator.transport import HttpRequest
@@ -173,7 +173,7 @@ def sealed(
         body=body,
         offsets=offsets,
         events=events,
-        visitors=visitors_of(bits),
+        visitors=bits,
         sources=(Source(7, owner, ordinal * 1000, ordinal * 1000 + 900, events),),
         created=1.0,
     )

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import zlib
+
+import pytest
 
 from tests.support.rooms import offsets_of, sealed
+from vwo_fast import _batch
 from vwo_fast.aggregator.sealed import (
     ALL_VISITORS,
+    NOBODY,
     RequestHead,
     Source,
     pack_sources,
@@ -54,12 +59,23 @@ def test_values_survive_the_spool() -> None:
     assert unpack_visitors(pack_visitors(visitors)) == visitors
     assert len(pack_visitors(visitors)) < 1000
     assert unpack_visitors(None) == ALL_VISITORS
+    assert unpack_visitors(pack_visitors(NOBODY)) == NOBODY
+    with pytest.raises(ValueError, match="filter of visitors"):
+        unpack_visitors(zlib.compress(b"too short"))
     head = RequestHead("POST", "/events/t", (("en", "x"), ("a", "1")), (("User-Agent", "y"),), True)
     assert RequestHead.decode(head.encode()) == head
 
 
 def test_batches_of_the_same_visitor_meet_in_the_filter() -> None:
-    """One AND tells whether two batches may share a visitor."""
-    assert sealed(1, visitors=["A"]).visitors & sealed(2, visitors=["A"]).visitors
-    assert not sealed(1, visitors=["A"]).visitors & sealed(2, visitors=["B"]).visitors
-    assert sealed(1, visitors=["A"]).visitors & ALL_VISITORS
+    """The filter tells whether two batches may share a visitor; nobody meets nobody."""
+    of_a, of_b, of_both = (sealed(1, events=2, visitors=names).visitors for names in ("AA", "BB", "AB"))
+    for first, second, expected in (
+        (of_a, of_a, True),
+        (of_a, of_b, False),
+        (of_both, of_a, True),
+        (of_b, of_both, True),
+        (of_a, ALL_VISITORS, True),
+        (ALL_VISITORS, NOBODY, False),
+        (NOBODY, of_a, False),
+    ):
+        assert _batch.visitors_meet(first, bytearray(second)) is expected

@@ -169,6 +169,36 @@ def test_filters_of_the_same_visitors_are_equal() -> None:
     assert _batch.visitor_filter([5, 2**63 + 9, 5]) == _batch.visitor_filter([2**63 + 9, 5])
 
 
+def test_filters_meet_where_both_have_a_bit() -> None:
+    """Each bit of a filter is looked at, and joining filters gives that of all their visitors."""
+    joined = bytearray()
+    for visitor in (*range(1, 131072, 997), 131071):
+        one = _batch.visitor_filter([visitor])
+        assert not _batch.visitors_meet(one, joined)
+        _batch.visitors_join(joined, one)
+        assert _batch.visitors_meet(one, joined)
+    assert bytes(joined) == _batch.visitor_filter([*range(1, 131072, 997), 131071])
+
+
+def test_the_empty_filter_is_nobody_and_no_other_size_is_a_filter() -> None:
+    """It meets nothing and adds nothing; bytes of another size are refused."""
+    one = _batch.visitor_filter([7])
+    joined = bytearray()
+    _batch.visitors_join(joined, b"")
+    assert joined == b""
+    assert not _batch.visitors_meet(b"", bytearray(one))
+    assert not _batch.visitors_meet(one, bytearray())
+    for size in (1, 16383, 16385):
+        with pytest.raises(ValueError, match="a filter of visitors has 16384 bytes or none"):
+            _batch.visitors_meet(bytes(size), bytearray(one))
+        with pytest.raises(ValueError, match="a filter of visitors has 16384 bytes or none"):
+            _batch.visitors_meet(one, bytearray(size))
+        with pytest.raises(ValueError, match="a filter of visitors has 16384 bytes or none"):
+            _batch.visitors_join(bytearray(size), one)
+        with pytest.raises(ValueError, match="a filter of visitors has 16384 bytes or none"):
+            _batch.visitors_join(bytearray(one), bytes(size))
+
+
 def test_payloads_may_be_any_buffer() -> None:
     """bytes, bytearray and memoryview are read alike; text is refused."""
     for kind in (bytes, bytearray, memoryview):

@@ -22,7 +22,7 @@ from vwo_fast.aggregator.lanes import Lane, Segment
 from vwo_fast.aggregator.metrics import Throttle
 from vwo_fast.aggregator.records import Parts, impression_parts, request_parts, sealed_request
 from vwo_fast.aggregator.routes import Routes
-from vwo_fast.aggregator.sealed import Sealed, Source, new_batch_id, visitors_of
+from vwo_fast.aggregator.sealed import Sealed, Source, new_batch_id
 from vwo_fast.aggregator.spool import Fragment
 from vwo_fast.config import Settings
 from vwo_fast.paths import read_private
@@ -287,7 +287,7 @@ class Batcher:
             body=body,
             offsets=offsets,
             events=events,
-            visitors=visitors_of(visitors),
+            visitors=visitors,
             sources=tuple(open_.sources),
             created=open_.created,
             segments=open_.segments,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from vwo_fast._batch import visitors_join, visitors_meet
 from vwo_fast.aggregator.gate import Gate
 from vwo_fast.aggregator.joined import Joint, Load
 from vwo_fast.aggregator.sealed import Sealed
@@ -186,14 +187,14 @@ class Line:
     @staticmethod
     def _candidates(items: Sequence[Sealed], now: float, joint: Joint | None = None) -> Iterator[Sealed]:
         """What may go now, the oldest first. What ``joint`` has taken holds nothing back from it."""
-        before = 0
+        before = bytearray()
         for item in items:
-            if not item.in_flight and item.due <= now and not item.visitors & before:
+            if not item.in_flight and item.due <= now and not visitors_meet(item.visitors, before):
                 yield item
                 if joint is not None:
                     continue
             if item.holds_back:
-                before |= item.visitors
+                visitors_join(before, item.visitors)
 
     def next_due(self, now: float) -> float | None:
         """When the next batch that waits for nothing but time may go; None when time alone changes nothing."""

@@ -9,7 +9,7 @@ import msgpack
 
 from vwo_fast import _batch
 from vwo_fast._wire import fullstack_impression_request
-from vwo_fast.aggregator.sealed import RequestHead, Sealed, Source, new_batch_id, visitors_of
+from vwo_fast.aggregator.sealed import NOBODY, RequestHead, Sealed, Source, new_batch_id
 from vwo_fast.route import Route
 
 __all__ = ["impression_parts", "request_parts", "sealed_request"]
@@ -59,7 +59,7 @@ def sealed_request(parts: Parts, *, route_key: int, ordinal: int, source: Source
         body=body,
         offsets=array("I", (0, len(body) + 1)).tobytes(),
         events=1,
-        visitors=visitors_of(_batch.visitor_filter([visitor])) if visitor else 0,
+        visitors=_batch.visitor_filter([visitor]) if visitor else NOBODY,
         sources=(source,),
         created=created,
     )

@@ -22,6 +22,7 @@ __all__ = [
     "ALL_VISITORS",
     "BODY_END",
     "BODY_START",
+    "NOBODY",
     "RequestHead",
     "Sealed",
     "Source",
@@ -30,12 +31,13 @@ __all__ = [
     "pack_visitors",
     "unpack_sources",
     "unpack_visitors",
-    "visitors_of",
 ]
 
 VISITOR_FILTER_BYTES = 16384
-ALL_VISITORS = (1 << VISITOR_FILTER_BYTES * 8) - 1
+ALL_VISITORS = b"\xff" * VISITOR_FILTER_BYTES
 """The filter of a batch whose visitors are not known: it may hold anybody."""
+NOBODY = b""
+"""The filter of what waits for nobody and holds nobody back."""
 
 BODY_START = b'{"ev":['
 BODY_END = b"]}"
@@ -90,7 +92,7 @@ class Sealed:
     body: bytes
     offsets: bytes
     events: int
-    visitors: int = field(repr=False)
+    visitors: bytes = field(repr=False)
     sources: tuple[Source, ...]
     created: float
     part: int = 0
@@ -190,19 +192,22 @@ def new_batch_id() -> str:
     return uuid.uuid4().hex
 
 
-def visitors_of(filter_bytes: bytes) -> int:
-    """A visitor filter as an integer, so that two of them are compared with one AND."""
-    return int.from_bytes(filter_bytes, "little")
-
-
-def pack_visitors(visitors: int) -> bytes:
+def pack_visitors(visitors: bytes) -> bytes:
     """The filter for the spool; it is mostly zeros."""
-    return zlib.compress(visitors.to_bytes(VISITOR_FILTER_BYTES, "little"), 1)
+    return zlib.compress(visitors or bytes(VISITOR_FILTER_BYTES), 1)
 
 
-def unpack_visitors(data: bytes | None) -> int:
-    """The inverse of :func:`pack_visitors`; None stands for visitors that are not known."""
-    return ALL_VISITORS if data is None else visitors_of(zlib.decompress(data))
+def unpack_visitors(data: bytes | None) -> bytes:
+    """The inverse of :func:`pack_visitors`; None stands for visitors that are not known.
+
+    Raises ValueError when it is no filter, zlib.error when it was not packed.
+    """
+    if data is None:
+        return ALL_VISITORS
+    visitors = zlib.decompress(data)
+    if len(visitors) != VISITOR_FILTER_BYTES:
+        raise ValueError("filter of visitors")
+    return NOBODY if visitors == bytes(VISITOR_FILTER_BYTES) else visitors
 
 
 def pack_sources(sources: Iterable[Source]) -> bytes:

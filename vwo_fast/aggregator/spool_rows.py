@@ -19,6 +19,7 @@ from vwo_fast import _lane
 from vwo_fast.aggregator.sealed import (
     BODY_END,
     BODY_START,
+    NOBODY,
     RequestHead,
     Sealed,
     Source,
@@ -273,7 +274,7 @@ def letter_of(row: Sequence[Any], ordinal: int) -> Sealed:
         offsets=array("I", bounds).tobytes(),
         events=1,
         # Its lane is long gone, and so are the events of its visitor that came after it.
-        visitors=0,
+        visitors=NOBODY,
         sources=(Source(0, 0, 0, 0, 1),),
         attempts=attempts,
         first_try=first_try,
@@ -327,7 +328,7 @@ def joined(fragments: Sequence[Sequence[Any]], ordinal: int) -> Sealed:
         body=body,
         offsets=bounds_of_all.tobytes(),
         events=_count_events(body, bounds_of_all.tobytes(), tuple(sources)),
-        visitors=0,
+        visitors=NOBODY,
         sources=tuple(sources),
         created=fragments[0][3],
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from vwo_fast import _lane
 from vwo_fast._batch import Batch
 from vwo_fast.aggregator.outcome import Reply, Verdict, judge
-from vwo_fast.aggregator.sealed import Sealed, Source, new_batch_id, visitors_of
+from vwo_fast.aggregator.sealed import Sealed, Source, new_batch_id
 from vwo_fast.aggregator.spool import FILE_NAME
 from vwo_fast.aggregator.spool import Spool as SpoolFile
 from vwo_fast.aggregator.transport import HttpRequest, Senders, Transport
@@ -361,7 +361,7 @@ def _sealed(body: _Body, key: int, ordinal: int, events: int) -> Sealed:
         body=body[0],
         offsets=body[1],
         events=events,
-        visitors=visitors_of(body[2]),
+        visitors=body[2],
         sources=(Source(1, 0, 0, 1, events),),
         created=time.time(),
     )
