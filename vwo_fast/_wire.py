@@ -128,7 +128,8 @@ def query_pairs(items: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     for key, value in items:
         values = value if isinstance(value, (list, tuple, set, frozenset, dict)) else (value,)
-        pairs += [(_text(key), _text(item)) for item in values if item is not None]
+        texts = [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in values]
+        pairs += [(_text(key), _text(item)) for item in texts if item is not None]
     return pairs
 
 
@@ -139,8 +140,9 @@ def visitor_headers(user_agent: object, address: object, *, strip: bool = False)
     query or body, and the official SDK, which tries, loses the event.
     """
     given = {"X-Device-User-Agent": user_agent, "VWO-X-Forwarded-For": address}
+    texts = {name: value.decode("latin-1") if isinstance(value, bytes) else value for name, value in given.items()}
     return sendable_headers(
-        {name: value.strip() if strip else value for name, value in given.items() if isinstance(value, str)}
+        {name: value.strip() if strip else value for name, value in texts.items() if isinstance(value, str)}
     )
 
 

@@ -291,7 +291,8 @@ def _forget() -> None:
 
 def _brand(brand: str | None, options: Mapping[str, Any]) -> str:
     if brand is None and "is_via_vwo" in options:
-        return "vwo" if options["is_via_vwo"] else "wingify"
+        # This option is that of wingify.init, which speaks for both brands and needs no package vwo.
+        return "wingify"
     if brand not in (None, "vwo", "wingify"):
         raise ConfigError(f"brand={brand!r}: expected 'vwo' or 'wingify'")
     return brand or installed_brand()

@@ -143,7 +143,7 @@ def _attach(
     prefix = settings.get("collectionPrefix")
     route = Route.fullstack(
         account_id=settings["accountId"],
-        sdk_key=settings.get("sdkKey") or "",
+        sdk_key=settings.get("sdkKey"),
         sdk_name=official.sdk_name,
         sdk_version=official.sdk_version,
         collection_prefix=prefix if isinstance(prefix, str) and prefix else None,

@@ -28,6 +28,7 @@ class Route(Value):
     """One destination of batches. Make it with :meth:`fullstack` or :meth:`fme`.
 
     ``base_url`` overrides the queue's base URL for this route (Wingify's FME host, a proxy).
+    ``sdk_key`` may be None for FullStack, whose settings need not name one: then no request does.
     Two routes with equal fields have the same :attr:`key` and share batches.
     """
 
@@ -35,7 +36,7 @@ class Route(Value):
 
     sdk: Literal["fullstack", "fme"]
     account_id: int | str
-    sdk_key: str
+    sdk_key: str | None
     sdk_name: str
     sdk_version: str
     collection_prefix: str | None = None
@@ -44,8 +45,9 @@ class Route(Value):
 
     def __post_init__(self) -> None:
         """Refuse what no request could be made of; a key is never shown."""
-        for name in ("sdk_key", "sdk_name", "sdk_version"):
-            if not isinstance(getattr(self, name), str):
+        absent = (str, NoneType) if self.sdk == "fullstack" else str
+        for name, kind in (("sdk_key", absent), ("sdk_name", str), ("sdk_version", str)):
+            if not isinstance(getattr(self, name), kind):
                 raise ConfigError(f"{name}: expected text, not {type(getattr(self, name)).__name__}")
         if not isinstance(self.base_url, (str, NoneType)):
             raise ConfigError("base_url: expected text or None")
@@ -60,7 +62,7 @@ class Route(Value):
         cls,
         *,
         account_id: int | str,
-        sdk_key: str,
+        sdk_key: str | None,
         sdk_version: str,
         collection_prefix: str | None = None,
         usage_stats: Mapping[str, int | str] | None = None,
@@ -178,12 +180,14 @@ class Route(Value):
                 ("sn", self.sdk_name),
                 ("sv", self.sdk_version),
             ]
-        return [(name, str(value)) for name, value in pairs]
+        return [(name, str(value)) for name, value in pairs if value is not None]
 
     @property
     def batch_headers(self) -> dict[str, str]:
         """Headers of a batch request beside those of the HTTP library."""
-        headers = {"Authorization": self.sdk_key, "Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"}
+        if self.sdk_key is not None:
+            headers = {"Authorization": self.sdk_key, **headers}
         if self.sdk == "fullstack":
             headers["User-Agent"] = self.sdk_name
         return headers

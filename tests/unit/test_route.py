@@ -50,6 +50,16 @@ def test_batches_are_authorised_by_the_sdk_key() -> None:
     assert fme().batch_headers == {"Authorization": KEY, "Content-Type": "application/json"}
 
 
+def test_without_an_sdk_key_no_request_names_one() -> None:
+    """FullStack settings need not have one; the SDK then leaves out env and Authorization."""
+    route = fullstack(sdk_key=None)
+    assert Route.decode(route.encode()) == route
+    assert [name for name, _ in route.batch_query] == ["a", "sdk", "sdk-v"]
+    assert route.batch_headers == {"Content-Type": "application/json", "User-Agent": "vwo-python-sdk"}
+    with pytest.raises(ConfigError, match="sdk_key"):
+        fme(sdk_key=None)
+
+
 @pytest.mark.parametrize(("prefix", "start"), [(None, ""), ("", ""), ("eu01", "/eu01"), ("/eu01/", "/eu01")])
 def test_the_prefix_is_the_first_segment(prefix: str | None, start: str) -> None:
     """A collection prefix comes before every endpoint; slashes around it do not matter."""

@@ -112,6 +112,12 @@ def test_a_header_that_http_cannot_carry_is_left_out(value: Any) -> None:
     assert _wire.visitor_headers(value, value) == {}
 
 
+def test_an_agent_in_bytes_is_text() -> None:
+    """As requests takes it, in the query and in the header."""
+    assert _wire.query_pairs([("visitor_ua", "é".encode())]) == [("visitor_ua", "é")]
+    assert _wire.visitor_headers(b"A", None) == {"X-Device-User-Agent": "A"}
+
+
 def test_visitor_headers_are_stripped_for_fme() -> None:
     """FME strips them, FullStack does not."""
     assert _wire.visitor_headers(" A ", "1 ", strip=True) == {"X-Device-User-Agent": "A", "VWO-X-Forwarded-For": "1"}
