@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -82,8 +83,11 @@ class Engine:
         found = False
         for folder in list(self.run_dir.iterdir()) if self.run_dir.exists() else []:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, TimeoutError):
-                if (folder / "control").exists() and self.is_running(folder.name):
-                    self.kill_aggregator(folder.name)
+                # One that is leaving may hold the lock and have no pid any more: nothing to wait for.
+                pid = self.aggregator_pid(folder.name) if (folder / "control").exists() else None
+                if pid is not None and self.is_running(folder.name):
+                    os.kill(pid, signal.SIGKILL)
+                    wait_for(functools.partial(_is_gone, pid))
                     found = True
         return found
 
@@ -140,6 +144,10 @@ def impression(number: int, **changes: Any) -> dict[str, Any]:
 def numbers(events: list[dict[str, Any]]) -> list[int]:
     """The numbers that impressions were made with, in order of arrival."""
     return [int(event["u"], 16) for event in events]
+
+
+def _is_gone(pid: int) -> bool:
+    return not is_alive(pid)
 
 
 def is_alive(pid: int) -> bool:

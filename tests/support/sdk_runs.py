@@ -12,25 +12,45 @@ import os
 import subprocess
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from tests.support import venvs
-from tests.support.collector import Collector, Recorded
+from tests.support.collector import Recorded
 from tests.support.engine import Engine
 
-__all__ = ["by_visitor", "environment", "events", "exchanges", "run", "script", "variables_of", "without_clock"]
+__all__ = [
+    "HasRequests",
+    "by_visitor",
+    "environment",
+    "events",
+    "exchanges",
+    "others",
+    "run",
+    "script",
+    "variables_of",
+    "without_clock",
+]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 CLOCK_QUERY = {"random", "eTime", "sId"}
 CLOCK_PROPS = {"settingsFetchTime", "sdkInitTime"}
-COMPARED_HEADERS = ("Authorization", "Content-Type", "X-Device-User-Agent", "VWO-X-Forwarded-For")
+CLOCK_START = 1_750_000_000
+"""Seconds: what is later is the clock's, what is earlier a test has chosen."""
+IGNORED_HEADERS = {"Host", "Content-Length"}
 TRACKING = ("/server-side/batch-events", "/server-side/batch-events-v2", "/events/t")
 TRACKING_GET = ("/server-side/track-user", "/server-side/track-goal", "/server-side/push")
 
-Exchange = tuple[str, str, tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
+Exchange = tuple[str, str, tuple[tuple[str, str], ...], frozenset[tuple[str, str]]]
+
+
+class HasRequests(Protocol):
+    """A collector, or what one got of a case."""
+
+    @property
+    def requests(self) -> list[Recorded]: ...
 
 
 def environment(label: str) -> Path:
@@ -85,21 +105,30 @@ def variables_of(made: Engine) -> dict[str, str]:
     return {f"VWO_FAST_{name.upper()}": str(value) for name, value in made.options().items()}
 
 
-def tracking(collector: Collector) -> list[Recorded]:
-    """The accepted requests that carry events."""
+def tracking(collector: HasRequests) -> list[Recorded]:
+    """The accepted requests that carry events; the FME SDK also posts batches without any."""
     return [
         request
         for request in collector.requests
-        if request.accepted and request.path.endswith(TRACKING if request.method == "POST" else TRACKING_GET)
+        if request.accepted and _is_tracking(request) and request.batch_events != []
     ]
 
 
-def exchanges(collector: Collector) -> set[Exchange]:
-    """Method, path, query and telling headers of the requests that carried events, each once."""
+def others(collector: HasRequests) -> list[Any]:
+    """The requests for something else, in order: settings, aliases, what a gateway knows of a browser."""
+    return [
+        [request.method, request.path, [pair for pair in request.query if pair[0] != "r"], request.json, request.status]
+        for request in collector.requests
+        if not _is_tracking(request)
+    ]
+
+
+def exchanges(collector: HasRequests) -> set[Exchange]:
+    """Method, path, query and headers of the requests that carried events, each once."""
     return {_exchange(request) for request in tracking(collector)}
 
 
-def events(collector: Collector) -> list[Any]:
+def events(collector: HasRequests) -> list[Any]:
     """What the requests carried, in order of arrival: batch events, single events, or the query of a GET."""
     found: list[Any] = []
     for request in tracking(collector):
@@ -128,7 +157,9 @@ def without_clock(event: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in event.items() if name != "sId"}
     data = event["d"]
     data["msgId"] = data["msgId"].rsplit("-", 1)[0]
-    data["sessionId"] = data["event"]["time"] = 0
+    data["event"]["time"] = 0
+    if isinstance(data["sessionId"], int) and data["sessionId"] >= CLOCK_START:
+        data["sessionId"] = 0
     if data["event"]["name"] == "vwo_sdkDebug":
         data["event"]["props"]["vwoMeta"].update(eventId=0, sId=0)
     details = data["event"]["props"].get("data")
@@ -136,13 +167,22 @@ def without_clock(event: dict[str, Any]) -> dict[str, Any]:
         for name in CLOCK_PROPS & set(details):
             details[name] = 0
         # The two runs have collectors of their own.
-        if "proxy_url" in details.get("initConfig", {}):
-            details["initConfig"]["proxy_url"] = "collector"
+        config = details.get("initConfig", {})
+        if "proxy_url" in config:
+            config["proxy_url"] = "collector"
+        if "gateway_service" in config:
+            config["gateway_service"] = sorted(config["gateway_service"])
     return event
 
 
+def _is_tracking(request: Recorded) -> bool:
+    return request.path.endswith(TRACKING if request.method == "POST" else TRACKING_GET)
+
+
 def _exchange(request: Recorded) -> Exchange:
-    clock = CLOCK_QUERY if request.method == "POST" else None
-    query = () if clock is None else tuple(pair for pair in request.query if pair[0] not in clock)
-    headers = tuple((name, request.headers[name]) for name in COMPARED_HEADERS if name in request.headers)
+    # The query of a GET is an event, which is compared as such; here its names stand for it.
+    query = tuple(
+        (name, value if request.method == "POST" and name not in CLOCK_QUERY else "") for name, value in request.query
+    )
+    headers = frozenset((name, value) for name, value in request.headers.items() if name not in IGNORED_HEADERS)
     return request.method, request.path, query, headers
