@@ -1,8 +1,9 @@
 /*
- * vf_lock.h - does anybody hold a lock, asked on the way of an event.
+ * vf_lock.h - does anybody hold a lock, and is its file still there, asked on
+ * the way of an event.
  *
- * One system call of some hundred nanoseconds; asking from Python costs ten
- * times that, which is what the slowest calls of a producer would be.
+ * One system call each of some hundred nanoseconds; asking from Python costs
+ * ten times that, which is what the slowest calls of a producer would be.
  */
 #ifndef VF_LOCK_H
 #define VF_LOCK_H
@@ -11,6 +12,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /*
  * Whether another process holds the lock on the first byte of an open file.
@@ -24,6 +26,15 @@ static inline bool vf_lock_held(int fd) {
   lock.l_whence = SEEK_SET;
   lock.l_len = 1;
   return fcntl(fd, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+/*
+ * Whether an open file has lost its name, as when its folder is deleted; false
+ * also when that cannot be told.  @caller any
+ */
+static inline bool vf_lock_unlinked(int fd) {
+  struct stat found;
+  return fstat(fd, &found) == 0 && found.st_nlink == 0;
 }
 
 #endif /* VF_LOCK_H */

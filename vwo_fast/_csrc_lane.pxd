@@ -60,6 +60,7 @@ cdef extern from "vf_segment.h" nogil:
 
 cdef extern from "vf_lock.h" nogil:
     bint vf_lock_held(int fd) noexcept
+    bint vf_lock_unlinked(int fd) noexcept
 
 cdef extern from "vf_fork.h" nogil:
     void vf_fork_init() noexcept

@@ -109,9 +109,17 @@ class LaneOwner:
     @property
     def is_abandoned(self) -> bool:
         """Whether the aggregator says that it reads this lane no more."""
-    def rescue_old(self) -> tuple[int, int]:
-        """Move what nobody has read of the lane that ``open_lane`` kept into the present one, and count it.
+    def attach_now(self) -> bool:
+        """Have a lane, as for an event; False: this process gets none."""
+    def move_to(self, control: Control) -> None:
+        """Leave the lane, and count in another control file from now on.
 
+        This process has no lane then; once ``open_lane`` has given it one, a call of ``rescue_old`` follows.
+        """
+    def rescue_old(self, *, is_counted: bool = True) -> tuple[int, int]:
+        """Move what nobody has read of the lane that was left into the present one, and count it.
+
+        ``is_counted``: what had been read of it is counted in the same control file.
         Returns how many records are moved, and how many are lost, because they are damaged or do not fit.
         """
     def close_lane(self) -> None:

@@ -37,8 +37,9 @@ cdef dict REASON_NAMES = {
 cdef class LaneOwner:
     cdef Control control
     cdef vf_producer lane
-    # A lane that the aggregator has put aside, until what is left in it has moved.
+    # A lane that nobody reads any more, until what is left in it has moved, and the process that wrote it.
     cdef vf_producer old
+    cdef uint64_t old_process
     # The process (vf_fork_id) that opened the lane; 0: there is none.  A child has another id,
     # so what it inherits is never used.
     cdef uint64_t process
@@ -99,8 +100,7 @@ cdef class LaneOwner:
         check(status, os.fsdecode(temporary), NULL)
         # What a parent mapped is unmapped here at the latest; unmapping writes nothing.
         if keep_old and self.is_open():
-            vf_lane_close(&self.old)
-            self.old = self.lane
+            self.set_lane_aside()
         else:
             vf_lane_close(&self.lane)
         self.lane = fresh
@@ -127,13 +127,28 @@ cdef class LaneOwner:
     def is_abandoned(self):
         return self.is_open() and vf_number_load(&self.lane.header.abandoned) != 0
 
-    def rescue_old(self):
+    def attach_now(self):
+        return self.is_open() or self.attach()
+
+    def move_to(self, Control control not None):
+        self.set_lane_aside()
+        self.control = control
+
+    cdef void set_lane_aside(self) noexcept:
+        if self.is_open():
+            vf_lane_close(&self.old)
+            self.old = self.lane
+            self.old_process = self.process
+            memset(&self.lane, 0, sizeof(self.lane))
+            self.process = 0
+
+    def rescue_old(self, *, is_counted=True):
         cdef vf_producer old = self.old
         cdef vf_reader reader
         cdef vf_view view
         cdef uint64_t moved = 0, lost = 0, size = 0
         cdef bint is_named, kept
-        if old.header == NULL or not self.is_open():
+        if old.header == NULL or not self.is_open() or self.old_process != self.process:
             return 0, 0
         memset(&self.old, 0, sizeof(self.old))
         is_named = vf_lane_revisit(&old, &reader)
@@ -145,7 +160,7 @@ cdef class LaneOwner:
             size += view.size if kept else 0
         lost += reader.damaged
         # Of what had been read before, somebody has counted that it was accepted if he could read the header.
-        self.count(ACCEPTED, moved + lost if is_named else max(old.seq, moved + lost))
+        self.count(ACCEPTED, moved + lost if is_named or not is_counted else max(old.seq, moved + lost))
         self.count(ACCEPTED_BYTES, size)
         if lost and self.control.c != NULL:
             vf_number_add(&self.control.c.counters[WITHOUT_LANE + REASON_DAMAGED], lost)
@@ -271,6 +286,7 @@ cdef class LaneOwner:
             is_calm = (
                 tick >> 6 == self.tick >> 6
                 and vf_lock_held(self.aggregator_lock)
+                and not vf_lock_unlinked(self.aggregator_lock)
                 and vf_number_load(&self.lane.header.abandoned) == 0
             )
             self.tick = tick

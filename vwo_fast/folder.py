@@ -33,20 +33,39 @@ class Membership:
     def __init__(self, settings: Settings) -> None:
         """Open the queue. Raises ConfigError or QueueError; then nothing is held."""
         self.settings = settings
+        self.member_id = 0
+        self.users: LockFile
+        self.reopen()
+
+    def reopen(self) -> None:
+        """The same again, in a folder made anew. Raises ConfigError or QueueError; then nothing has changed."""
+        settings = self.settings
         self.folder = queue_folder(settings)
         _check_spool(settings)
         try:
             with exclusive(self.folder / OPEN_LOCK):
-                self.users = lock_file(self.folder / USERS_LOCK)
-                in_use = _is_in_use(self.folder, self.users)
-                self.control = _open_control(self.folder, in_use)
+                users = lock_file(self.folder / USERS_LOCK)
+                in_use = _is_in_use(self.folder, users)
+                control = _open_control(self.folder, in_use)
                 _agree_on_settings(self.folder, settings, in_use)
+                if self.member_id:
+                    self.users.release(self.member_id)
+                self._inode = os.stat(self.folder).st_ino
+                self.users, self.control = users, control
                 self.member_id = random_id()
                 self.users.acquire(self.member_id)
         except (ConfigError, QueueError):
             raise
         except OSError as exc:
             raise QueueError(f"queue {settings.queue!r} cannot be opened in {self.folder}: {exc}") from exc
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the folder was deleted, or made anew: who opens the queue now does not find us."""
+        try:
+            return os.stat(self.folder).st_ino != self._inode
+        except (FileNotFoundError, NotADirectoryError):
+            return True
 
     def leave(self) -> None:
         """Stop being a user. A forked child holds nothing and gives nothing back."""

@@ -23,10 +23,10 @@ from vwo_fast.client import Link, flush
 from vwo_fast.config import load_settings
 from vwo_fast.counters import Reason
 from vwo_fast.doorbell import Doorbell
-from vwo_fast.errors import QueueError
+from vwo_fast.errors import ConfigError, QueueError
 from vwo_fast.folder import Membership, write_private
 from vwo_fast.launch import LAUNCH_INTERVAL_NS
-from vwo_fast.locks import AGGREGATOR_LOCK, lock_file, random_id
+from vwo_fast.locks import AGGREGATOR_LOCK, LockFile, lock_file, random_id
 from vwo_fast.paths import read_private
 from vwo_fast.reports import FlushCallback, ReportListener
 from vwo_fast.route import Route, route_key
@@ -40,6 +40,7 @@ LOG_INTERVAL_SECONDS = 60.0
 ATTACH_RETRY_SECONDS = 1.0
 LANE_BYTES_MIN = 1 << 16
 BLOCKED_NAP_SECONDS = 0.001
+GONE_NAP_SECONDS = 0.005
 SHRINK_SECONDS = 10.0
 GROWTH_RESERVE = 4
 """A lane grows only to a size of which shared memory has this many times free."""
@@ -62,7 +63,11 @@ class _Owner(_lane.LaneOwner):
         self._locks: dict[int, threading.RLock] = {}
         self._is_replacing = False
         self._replaced_at = 0.0
-        self._place = (Path(), -1, -1)
+        self._place = (Path(), -1)
+        self._aggregator_lock: LockFile | None = None
+        self._routes: dict[int, bytes] = {}
+        self._left_bytes = 0
+        self._is_moving = False
         self._refusals: dict[int, tuple[float, int]] = {}
         self._said: dict[str, float] = {}
 
@@ -78,12 +83,15 @@ class _Owner(_lane.LaneOwner):
             self.listener = None
             self.owner_id = random_id()
             try:
+                self._find_home()
                 self._open_first_lane()
-                self.watch_aggregator(lock_file(self.member.folder / AGGREGATOR_LOCK).fileno())
-            except OSError as exc:
+                self._aggregator_lock = lock_file(self.member.folder / AGGREGATOR_LOCK)
+                self.watch_aggregator(self._aggregator_lock.fileno())
+            except (OSError, QueueError, ConfigError) as exc:
                 self._attach_failed = time.monotonic()
                 logger.error("queue %r gives this process no lane: %s", self.member.settings.queue, exc)
                 return False
+            self._take_along()
             if self.callback is not None:
                 self.listener = ReportListener(self.member.folder, self.member.control, self.owner_id, self.callback)
             return True
@@ -93,7 +101,7 @@ class _Owner(_lane.LaneOwner):
         return self._locks.setdefault(os.getpid(), threading.RLock())
 
     def _open_first_lane(self) -> None:
-        capacity = self.member.settings.lane_bytes
+        capacity = max(self.member.settings.lane_bytes, self._left_bytes)
         while True:
             try:
                 self._make_lane(capacity)
@@ -105,7 +113,6 @@ class _Owner(_lane.LaneOwner):
                 capacity //= 2
 
     def _make_lane(self, capacity: int, predecessor: int = 0, *, keep_old: bool = False) -> None:
-        folder = _inode(self.member.folder)
         lane_id = random_id()
         path = self.member.folder / f"lane-{lane_id:016x}"
         # The lock comes first: a lane that can be seen and is not locked is a dead process's.
@@ -115,7 +122,7 @@ class _Owner(_lane.LaneOwner):
             wants_reports = self.callback is not None
             self.open_lane(str(path), lane_id, self.owner_id, capacity, wants_reports, predecessor, keep_old=keep_old)
             os.rename(f"{path}.tmp", path)
-            self._place = (path, _inode(path), folder)
+            self._place = (path, _inode(path))
         except OSError:
             self.member.users.release(lane_id)
             raise
@@ -142,23 +149,80 @@ class _Owner(_lane.LaneOwner):
 
     def see_lane(self) -> None:
         """Leave a lane that nobody reads any more: the aggregator has put it aside, or something took its place."""
-        if not self.lane_id:
-            return
-        if self._is_homeless():
-            if self._may_say("folder"):
-                logger.error(
-                    "queue %r: its folder was deleted; nobody reads what this process puts into it: restart it",
-                    self.link.queue,
-                )
-        elif self.is_abandoned or self._is_misplaced():
+        if self.member.is_gone:
+            self._leave_folder()
+        elif self.lane_id and (self.is_abandoned or self._is_misplaced()):
             self._leave_lane()
 
     def _is_misplaced(self) -> bool:
-        path, inode, _ = self._place
+        path, inode = self._place
         return _inode(path) != inode
 
-    def _is_homeless(self) -> bool:
-        return _inode(self.member.folder) != self._place[2]
+    # ---- the folder was deleted
+
+    def _leave_folder(self) -> None:
+        """Go on in a folder made anew, once nobody reads the lane in the old one any more."""
+        if self.is_closed:
+            return
+        with self._lock():
+            if self.lane_id:
+                lock = self._aggregator_lock
+                if not self.is_abandoned and lock is not None and lock.is_held(0):
+                    return  # it saves what it reads, and says where it has stopped before it ends
+                if self.listener is not None:
+                    self.listener.stop()
+                self._left_bytes = self.capacity
+                self.member.users.release(self.lane_id)
+                # Without a lane: where no folder can be made, events are refused rather than put where nobody looks.
+                self.move_to(self.member.control)
+        if self._left_bytes:
+            self.attach_now()
+            return
+        # A process that has no lane needs none for this, a master that preloads for instance.
+        try:
+            with self._lock():
+                self._find_home()
+        except (OSError, QueueError, ConfigError) as exc:
+            if self._may_say("folder"):
+                logger.error("queue %r: its folder was deleted, and there is no other: %s", self.link.queue, exc)
+
+    def _find_home(self) -> None:
+        """Open the queue again where its folder is gone, with all that events need to be understood."""
+        if self.member.is_gone:
+            self._is_moving = True
+            self.member.reopen()
+        if self._is_moving:
+            self.move_to(self.member.control)
+            for key, encoded in self._routes.items():
+                self.store_route(key, encoded)
+            self._is_moving = False
+
+    def _take_along(self) -> None:
+        """Move what nobody has read of the lane in a folder that was deleted."""
+        if not self._left_bytes:
+            return
+        self._left_bytes = 0
+        moved, lost = self.rescue_old(is_counted=False)
+        logger.error(
+            "queue %r: its folder was deleted; this process goes on in a new one: %d events moved, %d are lost",
+            self.link.queue,
+            moved,
+            lost,
+        )
+
+    def store_route(self, key: int, encoded: bytes) -> None:
+        """Have a route in the folder, for whoever reads the events that name it. Raises OSError."""
+        if self.member.is_gone:
+            self.see_lane()
+            if key in self._routes and self.member.is_gone:
+                return  # the aggregator that still reads the lane knows it, and it moves along
+        self._routes[key] = encoded
+        path = self.member.folder / f"route-{key:016x}"
+        if not _holds(path, encoded):
+            write_private(path, encoded)
+            self.member.control.bump_generation()
+
+    # ---- the lane is read no more
 
     def _leave_lane(self) -> None:
         with self._lock():
@@ -187,7 +251,7 @@ class _Owner(_lane.LaneOwner):
     def _grow(self) -> bool:
         """Have a larger lane for a burst, if memory is there without taking it from processes to come."""
         capacity = 2 * self.capacity
-        if capacity > self.member.settings.lane_bytes_max:
+        if capacity > self.member.settings.lane_bytes_max or self.member.is_gone:
             return False
         shared = os.statvfs(self.member.folder)
         return capacity * GROWTH_RESERVE <= shared.f_bavail * shared.f_frsize and self._replace_lane(capacity)
@@ -204,20 +268,23 @@ class _Owner(_lane.LaneOwner):
         self._bell.ring()
 
     def hook_tick(self) -> None:
-        self.ensure_aggregator()
+        # First: a folder that was deleted has no aggregator to be launched in.
         self.see_lane()
+        self.ensure_aggregator()
         self._shrink()
 
     def ensure_aggregator(self) -> None:
         """See that an aggregator lives, or have one launched; never waits for it."""
         control = self.member.control
+        if self.member.is_gone:
+            return
         if self.link.ensure(lambda: control.claim_launch(time.monotonic_ns(), LAUNCH_INTERVAL_NS)):
             self._see_it_work()
 
     def _see_it_work(self) -> None:
         """Say it when the aggregator holds the queue and does nothing. A worker does not decide to end it."""
         age = stats.heartbeat_age(self.member.control)
-        if age > stats.HUNG_SECONDS and not self._is_homeless() and self._may_say("hung"):
+        if age > stats.HUNG_SECONDS and self._may_say("hung"):
             logger.error(
                 "queue %r: process %d holds the queue and has shown no sign of life for %d s: nothing is sent",
                 self.link.queue,
@@ -235,6 +302,10 @@ class _Owner(_lane.LaneOwner):
         return True
 
     def hook_full(self, needed_bytes: int, waited: float) -> bool:
+        lane_id = self.lane_id
+        self.see_lane()
+        if self.lane_id != lane_id:
+            return True
         self.ensure_aggregator()
         if self._grow():
             return True
@@ -276,13 +347,13 @@ class _Owner(_lane.LaneOwner):
         logger.warning("queue %r refused an event: %s: %s%s", self.link.queue, name, detail, also)
 
     def close(self) -> None:
+        if self.lane_id:
+            self.see_lane()
+            self.ensure_aggregator()
         self.is_closed = True
         lane_id = self.lane_id
         if not lane_id:
             return  # a child that never enqueued: all that is here belongs to its parent
-        self.ensure_aggregator()
-        self.see_lane()
-        lane_id = self.lane_id
         self.close_lane()
         self.member.users.release(lane_id)
         self._bell.ring()
@@ -416,13 +487,10 @@ class Queue:
         """A producer for the events of ``route``. Raises QueueError when the route cannot be stored."""
         encoded = route.encode()
         key = route_key(encoded)
-        path = self._member.folder / f"route-{key:016x}"
-        if not _holds(path, encoded):
-            try:
-                write_private(path, encoded)
-            except OSError as exc:
-                raise QueueError(f"route cannot be stored in {self._member.folder}: {exc}") from exc
-            self._member.control.bump_generation()
+        try:
+            self._owner.store_route(key, encoded)
+        except OSError as exc:
+            raise QueueError(f"route cannot be stored in {self._member.folder}: {exc}") from exc
         kind = _FmeRealTimeProducer if self.real_time and route.sdk == "fme" else Producer
         return kind(self, self._owner, route, key)
 
@@ -434,9 +502,15 @@ class Queue:
         """
         deadline = time.monotonic() + timeout
         self._owner.see_lane()
+        while self._member.is_gone:
+            # An aggregator in a new folder would know nothing of what the one in the old folder still saves.
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(GONE_NAP_SECONDS)
+            self._owner.see_lane()
         try:
-            answer = flush(self._link, timeout, self._owner.owner_id)
-        except QueueError as exc:
+            answer = flush(self._link, max(0.0, deadline - time.monotonic()), self._owner.owner_id)
+        except (QueueError, OSError) as exc:
             logger.error("flush of queue %r: %s", self.name, exc)
             return False
         if answer is None:

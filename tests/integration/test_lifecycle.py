@@ -379,7 +379,7 @@ def test_without_an_interpreter_nothing_is_lost(shop: Engine, tmp_path: Path, ca
 
 def test_a_folder_that_is_deleted_stops_nobody(shop: Engine, caplog: pytest.LogCaptureFixture) -> None:
     """The aggregator saves what it has read and goes on in a new folder, for whoever opens the queue again; a process
-    that still writes into the old one is told so."""
+    that had it open moves there, and says so."""
     shop.collector.rules.append(Rule(status=503))
     queue = shop.queue(events_per_request=5)
     producer = queue.producer(route())

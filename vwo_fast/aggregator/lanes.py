@@ -154,6 +154,14 @@ class Lane:
             self._damaged += more
         return more
 
+    def abandon(self) -> None:
+        """Read no more of it; its process takes along what has not settled."""
+        self.advance()
+        with contextlib.suppress(ValueError, SegmentError):
+            if self._segments:
+                self.reader.rewind(self._segments[0].start, self._segments[0].passed)
+            self.reader.abandon()
+
     def leave(self) -> None:
         """Unmap the lane; segments that are still on their way may settle later."""
         self.is_gone = True
@@ -192,7 +200,7 @@ class LaneSet:
         """Whether the folder was deleted, or made anew: nobody can find us in it any more."""
         try:
             return os.stat(self._folder).st_ino != self._folder_inode
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return True
 
     def scan(self) -> None:
@@ -316,8 +324,11 @@ class LaneSet:
             logger.debug("lane %016x retired", lane.id)
 
     def close(self) -> None:
-        """Unmap all lanes."""
+        """Unmap all lanes. Those of a folder that is gone will not be found again, so each process goes on without."""
+        is_folder_gone = self.is_folder_gone
         for lane in self.lanes.values():
+            if is_folder_gone:
+                lane.abandon()
             lane.leave()
         self.lanes.clear()
         self.aside.close()

@@ -402,6 +402,9 @@ def run(queue_dir: Path, settings: Settings, *, foreground: bool) -> int:
     _batch.keep_memory()
     queue_dir = Path(os.path.abspath(queue_dir))
     settings = settings.replace(run_dir=queue_dir.parent, queue=queue_dir.name)
+    if not foreground and not queue_dir.is_dir():
+        # Whoever launched it had the queue open: its folder was deleted since, and nobody would use a new one.
+        return 0
     try:
         if not foreground:
             detach()
