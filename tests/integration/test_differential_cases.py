@@ -19,7 +19,7 @@ from tests.support.sdk_play import Case, Outcome, cases, play
 
 FAMILIES = {"fullstack": "fullstack", "fme165": "fme", "fme121": "fme", "wfme165": "fme"}
 # The two 1.65 have the same code, and 1.21 most of it.  VWO_FAST_TEST_EVERY_CASE=1 plays all under each.
-EVERY = {"fme121": 2, "wfme165": 6} if not os.environ.get("VWO_FAST_TEST_EVERY_CASE") else {}
+EVERY = {"fme121": 3, "wfme165": 8} if not os.environ.get("VWO_FAST_TEST_EVERY_CASE") else {}
 CASES = [
     pytest.param(label, case, id=f"{label}-{case['case']}")
     for label, family in FAMILIES.items()

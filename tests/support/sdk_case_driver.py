@@ -27,7 +27,7 @@ from urllib.request import urlopen
 
 from tests.support.sdk_driver import redirect_fme, wait_for
 
-AT_ONCE = 3
+AT_ONCE = 6
 
 MADE: dict[str, Callable[[str], Any]] = {
     "bytes": lambda text: text.encode(),

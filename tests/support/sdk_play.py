@@ -88,14 +88,19 @@ def play(label: str, chosen: list[Case]) -> dict[str, Outcome]:
 
 
 def _by_room(chosen: list[Case], label: str) -> list[list[Case]]:
-    """The largest rooms first: the cases of one follow each other."""
+    """Those first that take long: where something waits, and the largest, as the cases of one follow each other."""
     rooms: dict[str, list[Case]] = defaultdict(list)
     for case in chosen:
         options = _options(case)
         batching = [options.get("batch_events"), options.get("batch_event_data"), options.get("gateway_service")]
         key = [_served(case, label), case.get("server_rules"), batching]
         rooms[json.dumps(key)].append(case)
-    return sorted(rooms.values(), key=len, reverse=True)
+    return sorted(rooms.values(), key=lambda room: (any(map(_waits, room)), len(room)), reverse=True)
+
+
+def _waits(case: Case) -> bool:
+    """Whether a server fails, so that the SDK waits before it tries again, or the case itself waits."""
+    return "server_rules" in case or any(call[0] == "@sleep" for call in case["calls"])
 
 
 @contextlib.contextmanager
