@@ -50,6 +50,7 @@ _Static_assert(VF_SHAPE_TEXT_MAX + 2 + VF_NUMBER_ROOM <= VF_JSON_STEP / 2, "a no
 _Static_assert(VF_SHAPE_NODES <= UINT8_MAX + 1, "nodes are named by a byte");
 
 typedef int8_t block __attribute__((vector_size(BLOCK)));
+typedef uint8_t block_unsigned __attribute__((vector_size(BLOCK)));
 typedef uint64_t block_words __attribute__((vector_size(BLOCK)));
 
 static inline block load_block(const uint8_t *p) {
@@ -106,9 +107,11 @@ static inline block first_bytes(size_t count) {
   return load_block(edge + BLOCK - count);
 }
 
-/* Signed, so what is above ASCII is below a space. */
+/* Which bytes need an escape.  As signed numbers, what is above ASCII is below a space, and so is
+ * 0x7f when all are moved by one. */
 static inline block special(block bytes) {
-  return (bytes < ' ') | (bytes == '"') | (bytes == '\\') | (bytes == 0x7f);
+  block moved = (block)((block_unsigned)bytes + 1);
+  return (moved < ' ' + 1) | (bytes == '"') | (bytes == '\\');
 }
 
 /* A quoted string; false when a character of it needs an escape.  Looking is
@@ -145,18 +148,18 @@ static inline uint64_t load_number(const uint8_t *p, size_t width) {
 static inline bool read_string(const uint8_t *p, const uint8_t *end, const uint8_t **text,
                                size_t *size) {
   uint8_t tag = p[0];
-  *size = tag & 0x1fu;
-  *text = p + 1;
-  if (tag == 0xd9) {
+  if ((tag & 0xe0u) == 0xa0) {
+    *size = tag & 0x1fu;
+    *text = p + 1;
+  } else if (tag == 0xd9) {
     *size = p[1];
     *text = p + 2;
-  } else if ((tag & 0xe0u) != 0xa0) {
-    if (tag != 0xda && tag != 0xdb) {
-      return false;
-    }
+  } else if (tag == 0xda || tag == 0xdb) {
     size_t width = (size_t)2 << (tag - 0xda);
     *size = load_number(p + 1, width);
     *text = p + 1 + width;
+  } else {
+    return false;
   }
   return *text <= end && *size <= (size_t)(end - *text);
 }

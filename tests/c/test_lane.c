@@ -2,6 +2,7 @@
  * test_lane.c - one producer and one reader that both keep the rules.
  */
 #include "lane_test.h"
+#include "vf_check.h"
 
 static void test_a_record_comes_out_as_it_went_in(void) {
   struct vf_producer producer;
@@ -281,8 +282,31 @@ static void test_a_run_has_every_sequence(void) {
   lane_close(&producer, &reader);
 }
 
+/* The check value is part of the layout: processes of two versions share a lane. Sizes of every
+ * rest, and no byte outside them counts. */
+static void test_check_values_stay(void) {
+  uint8_t data[200];
+  uint64_t value = 0;
+  for (size_t i = 0; i < sizeof data; i++) {
+    data[i] = (uint8_t)(i * 37 + 11);
+  }
+  for (size_t size = 0; size <= sizeof data; size++) {
+    uint8_t *exact = malloc(size > 0 ? size : 1);
+    CHECK(exact != NULL);
+    memcpy(exact, data, size);
+    uint64_t alone = vf_check64(value + size, exact, size);
+    value = vf_check64(value + size, data, size);
+    CHECK(alone == value);
+    free(exact);
+  }
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+  CHECK(value == UINT64_C(0xf1582092c65abf81));
+#endif
+}
+
 int main(void) {
   test_begin();
+  test_check_values_stay();
   test_a_record_comes_out_as_it_went_in();
   test_every_size_wraps();
   test_a_full_lane_gives_back_what_is_released();
