@@ -84,8 +84,8 @@ class Engine:
         for folder in list(self.run_dir.iterdir()) if self.run_dir.exists() else []:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, TimeoutError):
                 # One that is leaving may hold the lock and have no pid any more: nothing to wait for.
-                pid = self.aggregator_pid(folder.name) if (folder / "control").exists() else None
-                if pid is not None and self.is_running(folder.name):
+                is_running = (folder / "control").exists() and self.is_running(folder.name)
+                if is_running and (pid := self.aggregator_pid(folder.name)) is not None:
                     os.kill(pid, signal.SIGKILL)
                     wait_for(functools.partial(_is_gone, pid))
                     found = True
