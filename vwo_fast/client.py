@@ -8,16 +8,14 @@ is accepted and lost.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgpack
-
 from vwo_fast import launch
+from vwo_fast._log import get_logger
 from vwo_fast.doorbell import ENDPOINT
 from vwo_fast.errors import QueueError
 from vwo_fast.locks import AGGREGATOR_LOCK, lock_file
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Link", "flush", "socket_for"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 POLL_SECONDS = 0.05
 ANSWER_BYTES_MAX = 1 << 20
@@ -137,6 +135,7 @@ class Link:
                 return answer
 
     def _ask_once(self, question: dict[str, Any], deadline: float) -> dict[str, Any] | None:
+        import msgpack
         import zmq
 
         number = next(_question_numbers)
@@ -195,6 +194,8 @@ def _is_cooperative() -> bool:
 
 def _decode(data: bytes) -> dict[str, Any] | None:
     try:
+        import msgpack
+
         value = msgpack.unpackb(data)
     except Exception:
         return None

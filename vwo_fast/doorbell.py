@@ -6,11 +6,11 @@ bring two threads and two megabytes into each of them.
 
 from __future__ import annotations
 
-import logging
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vwo_fast._log import get_logger
 from vwo_fast._zmtp import frame, hello
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENDPOINT", "Doorbell"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ENDPOINT = "ctl"
 

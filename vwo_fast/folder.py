@@ -7,12 +7,11 @@ agree on one control file and one set of settings.
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import os
 from pathlib import Path
 
 from vwo_fast._lane import LAYOUT_VERSION, Control, SegmentError
+from vwo_fast._log import get_logger
 from vwo_fast.config import Settings, differences
 from vwo_fast.errors import ConfigError, QueueError
 from vwo_fast.locks import AGGREGATOR_LOCK, OPEN_LOCK, USERS_LOCK, LockFile, exclusive, lock_file, random_id
@@ -20,7 +19,7 @@ from vwo_fast.paths import queue_folder, read_private, spool_folder
 
 __all__ = ["CONFIG_FILE", "CONTROL_FILE", "Membership", "read_settings", "write_private"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CONFIG_FILE = "config.json"
 CONTROL_FILE = "control"
@@ -113,11 +112,15 @@ def _agree_on_settings(folder: Path, settings: Settings, in_use: bool) -> None:
                 )
                 raise ConfigError(f"queue {settings.queue!r} is in use with other settings. {listed}")
             return
+    import json
+
     write_private(folder / CONFIG_FILE, json.dumps(settings.to_json_dict()).encode())
 
 
 def read_settings(folder: Path) -> Settings | None:
     """The settings that the queue in ``folder`` runs with; None when there are none that can be read."""
+    import json
+
     try:
         return Settings.from_json_dict(json.loads(read_private(folder / CONFIG_FILE, CONFIG_BYTES_MAX)))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

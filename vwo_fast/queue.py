@@ -9,7 +9,6 @@ that one lives, and for an event that is refused.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vwo_fast import _batch, _lane, stats
+from vwo_fast._log import get_logger
 from vwo_fast._wire import fme_realtime_request
 from vwo_fast.client import Link, flush
 from vwo_fast.config import load_settings
@@ -34,7 +34,7 @@ from vwo_fast.stats import Stats, read_stats
 
 __all__ = ["Producer", "Queue"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LOG_INTERVAL_SECONDS = 60.0
 ATTACH_RETRY_SECONDS = 1.0

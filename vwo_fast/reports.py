@@ -7,16 +7,13 @@ never returns can neither delay nor repeat a delivery.
 
 from __future__ import annotations
 
-import json
-import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgpack
-
 from vwo_fast._lane import Control
+from vwo_fast._log import get_logger
 from vwo_fast.client import socket_for
 from vwo_fast.counters import ControlCounter
 from vwo_fast.errors import DeliveryError, QueueError
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FlushCallback", "ReportListener"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 FlushCallback = Callable[[DeliveryError | None, list[dict[str, Any]]], object]
 
@@ -70,6 +67,7 @@ class ReportListener:
         return None
 
     def _run(self) -> None:
+        import msgpack
         import zmq
 
         socket = self._connect()
@@ -92,6 +90,10 @@ class ReportListener:
 
     def _handle(self, data: bytes) -> None:
         try:
+            import json
+
+            import msgpack
+
             report = msgpack.unpackb(data, strict_map_key=False)
             if "report" not in report:
                 return

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Literal
 
-import msgpack
-
 from vwo_fast._value import Value
 from vwo_fast.errors import ConfigError
 
@@ -108,6 +106,9 @@ class Route(Value):
 
     def encode(self) -> bytes:
         """Canonical bytes of the route; equal routes give equal bytes."""
+        # Here, as in decode, because the import of this package is not to wait for it.
+        import msgpack
+
         encoded: bytes = msgpack.packb(
             [
                 self.sdk,
@@ -125,6 +126,8 @@ class Route(Value):
     @classmethod
     def decode(cls, data: bytes) -> Route:
         """The inverse of :meth:`encode`. Raises ValueError when the bytes are not a route."""
+        import msgpack
+
         try:
             values = msgpack.unpackb(data)
             sdk, account_id, sdk_key, sdk_name, sdk_version, prefix, stats, base_url = values

@@ -17,7 +17,7 @@ FUNCTION_LINES_MAX = 70
 
 # Rooms in order: each may import from its own line and from those above it.
 LAYERS = (
-    ("_value", "errors"),
+    ("_log", "_value", "errors"),
     ("_options", "_zmtp", "counters", "launch", "locks", "paths", "route"),
     ("config",),
     ("_batch", "_lane"),
@@ -33,7 +33,7 @@ LAYERS = (
 
 # A worker's half and the aggregator's half share memory and values, never code.
 WORKER = ("", "_fme_seam", "_sdk", "client", "doorbell", "fme", "folder", "fullstack", "launch", "queue", "reports")
-WORKER_TOO = ("_value", "_zmtp", "stats")
+WORKER_TOO = ("_log", "_value", "_zmtp", "stats")
 WORKER_NEVER_IMPORTS = {"requests", "sqlite3", "urllib3", "vwo_fast.aggregator"}
 
 
