@@ -327,6 +327,46 @@ static void test_random_damage_never_leads_astray(void) {
   }
 }
 
+static void test_a_lane_put_aside_tells_what_was_read_of_it(void) {
+  struct vf_producer producer;
+  struct vf_reader reader, later;
+  struct vf_view view;
+  struct vf_fault fault = {""};
+
+  lane_open(&producer, &reader);
+  for (int i = 0; i < 10; i++) {
+    CHECK_INT(lane_put(&producer, 64), VF_OK);
+  }
+  for (int i = 0; i < 6; i++) {
+    CHECK(lane_get(&reader, &view));
+    if (i == 2) {
+      vf_reader_note_passed(&reader, reader.cursor, reader.passed);
+      CHECK_INT(vf_reader_release(&reader, reader.cursor), VF_OK);
+    }
+  }
+  CHECK_INT(vf_reader_attach_aside(&later, lane_path, &fault), VF_OK);
+  CHECK(later.passed_known);
+  CHECK_INT(later.passed, 3);
+  vf_reader_close(&later);
+  vf_reader_abandon(&reader);
+  /* Whatever else of the header is overwritten, and when its producer has claimed the rest. */
+  memset(producer.header, 0xa5, offsetof(struct vf_lane_header, tail));
+  CHECK_INT(vf_reader_attach(&later, lane_path, &fault), VF_INVALID);
+  CHECK_INT(vf_reader_attach_aside(&later, lane_path, &fault), VF_OK);
+  CHECK(later.passed_known);
+  CHECK_INT(later.passed, 6);
+  CHECK_INT(later.cursor, reader.cursor);
+  vf_reader_close(&later);
+  vf_number_store(&producer.header->abandoned, VF_ABANDONED_CLAIMED);
+  CHECK_INT(vf_reader_attach_aside(&later, lane_path, &fault), VF_OK);
+  CHECK(!later.passed_known);
+  vf_reader_close(&later);
+  /* What has not the size of a lane is none. */
+  CHECK_INT(truncate(lane_path, VF_LANE_HEADER_SIZE + 12345), 0);
+  CHECK_INT(vf_reader_attach_aside(&later, lane_path, &fault), VF_INVALID);
+  lane_close(&producer, &reader);
+}
+
 int main(void) {
   test_begin();
   test_any_flipped_bit_costs_one_record();
@@ -334,6 +374,7 @@ int main(void) {
   test_damage_that_head_cuts_off_is_completed();
   test_a_later_reader_counts_no_damage_again();
   test_a_note_of_damage_that_cannot_be_true_is_passed_over();
+  test_a_lane_put_aside_tells_what_was_read_of_it();
   test_an_older_lap_and_a_forged_record_do_not_certify();
   test_heads_that_cannot_be_true_are_refused();
   test_a_tail_that_cannot_be_true_frees_nothing();
