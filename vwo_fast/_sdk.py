@@ -14,11 +14,19 @@ from typing import Any
 import msgpack
 
 from vwo_fast.client import socket_for
-from vwo_fast.config import load_settings
+from vwo_fast.config import Settings, load_settings
 from vwo_fast.errors import ConfigError, QueueError, UnsupportedSdkError
 from vwo_fast.queue import Queue
 
-__all__ = ["Batching", "FlushRequest", "check", "installed_version", "open_queue", "unsupported"]
+__all__ = [
+    "Batching",
+    "FlushRequest",
+    "check",
+    "check_arguments",
+    "installed_version",
+    "open_queue",
+    "unsupported",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +116,15 @@ def open_queue(queue: Queue | None, name: str, batching: Batching) -> tuple[Queu
             if asked != has:
                 raise ConfigError(f"{option}: {field}={asked!r}, but queue {queue.name!r} has {field}={has!r}")
     return queue, False
+
+
+def check_arguments(queue: Queue | None, flush_timeout: float) -> None:
+    """Those of an adapter's entry. Raises ConfigError: a wrong one would be found in the middle of a request."""
+    if queue is not None and not isinstance(getattr(queue, "settings", None), Settings):
+        raise ConfigError(f"queue={queue!r}: expected a vwo_fast.Queue")
+    is_number = isinstance(flush_timeout, (int, float)) and not isinstance(flush_timeout, bool)
+    if not is_number or not 0 <= flush_timeout < float("inf"):
+        raise ConfigError(f"flush_timeout={flush_timeout!r}: expected a number of seconds, at least 0")
 
 
 class FlushRequest:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vwo_fast.route import USAGE_STATS_ORDER, Route
+from vwo_fast.route import USAGE_STATS_ORDER, Route, fits_header
 
 __all__ = [
     "Request",
@@ -20,6 +20,7 @@ __all__ = [
     "fullstack_event_request",
     "fullstack_impression",
     "fullstack_impression_request",
+    "is_impression",
     "query_pairs",
     "sendable_headers",
     "text_pairs",
@@ -51,6 +52,15 @@ def fullstack_impression(route: Route, impression: Mapping[str, Any]) -> dict[st
     if endpoint == "track-user":
         own.update(route.usage_stats)
     return own
+
+
+def is_impression(value: Any) -> bool:
+    """Whether it is one of the FullStack SDK's: a request can be made of it."""
+    try:
+        _endpoint(value)
+    except Exception:  # of a mapping with code of its own, any
+        return False
+    return True
 
 
 def fullstack_impression_request(route: Route, impression: Mapping[str, Any]) -> Request:
@@ -120,7 +130,7 @@ def text_pairs(items: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
 
 def sendable_headers(headers: Mapping[str, Any]) -> dict[str, str]:
     """The headers that HTTP can carry."""
-    return {name: value for name, value in headers.items() if isinstance(value, str) and value and _fits_header(value)}
+    return {name: value for name, value in headers.items() if isinstance(value, str) and value and fits_header(value)}
 
 
 def query_pairs(items: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
@@ -144,16 +154,6 @@ def visitor_headers(user_agent: object, address: object, *, strip: bool = False)
     return sendable_headers(
         {name: value.strip() if strip else value for name, value in texts.items() if isinstance(value, str)}
     )
-
-
-def _fits_header(text: str) -> bool:
-    if text[0].isspace() or "\r" in text or "\n" in text:
-        return False
-    try:
-        text.encode("latin-1")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _text(value: object) -> str:

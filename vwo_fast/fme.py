@@ -26,7 +26,7 @@ from typing import Any
 
 from vwo_fast._fme_seam import Seam, find, installed_brand
 from vwo_fast._options import OPTIONS
-from vwo_fast._sdk import Batching, open_queue
+from vwo_fast._sdk import Batching, check_arguments, open_queue
 from vwo_fast._wire import EVENTS_PATH, sendable_headers, text_pairs
 from vwo_fast.config import EVENTS_PER_REQUEST_DEFAULT
 from vwo_fast.errors import ConfigError
@@ -61,8 +61,10 @@ def init(
 
     The SDK has one client per process: a second ``init`` for the same account and SDK key is fine, for
     another it raises ConfigError, because the SDK would send its events as those of the first.
-    Raises ConfigError also for a wrong batch option, UnsupportedSdkError for an SDK that is absent or unknown.
+    Raises ConfigError also for a wrong option of these or of batching, UnsupportedSdkError for an SDK that is
+    absent or unknown.
     """
+    check_arguments(queue, flush_timeout)
     options = dict(options or {})
     seam = find(_brand(brand, options))
     account_id, sdk_key = options.get("account_id"), options.get("sdk_key")

@@ -21,7 +21,15 @@ from importlib import import_module
 from types import MethodType
 from typing import Any
 
-from vwo_fast._sdk import Batching, FlushRequest, check, installed_version, open_queue, unsupported
+from vwo_fast._sdk import (
+    Batching,
+    FlushRequest,
+    check,
+    check_arguments,
+    installed_version,
+    open_queue,
+    unsupported,
+)
 from vwo_fast._wire import fullstack_event_request, fullstack_impression
 from vwo_fast.config import Settings, load_settings
 from vwo_fast.errors import ConfigError
@@ -64,9 +72,13 @@ def launch(
 
     In development mode nothing is replaced and no queue is opened, because nothing is sent.
 
-    Raises ConfigError for a wrong batch option, UnsupportedSdkError for an SDK that is absent or unknown.
+    Raises ConfigError for a wrong option of these or of batching, UnsupportedSdkError for an SDK that is
+    absent or unknown.
     """
     official = _official()
+    check_arguments(queue, flush_timeout)
+    if not isinstance(keep_properties, bool):
+        raise ConfigError(f"keep_properties={keep_properties!r}: expected True or False")
     kwargs.update(logger=logger, user_storage=user_storage, is_development_mode=is_development_mode)
     # An empty dict means here, as for the SDK, no batching.
     batching = Batching.parse("batch_events", batch_events or None)

@@ -18,7 +18,7 @@ from typing import Any
 
 from vwo_fast import _batch, _lane, stats
 from vwo_fast._log import get_logger
-from vwo_fast._wire import fme_realtime_request
+from vwo_fast._wire import fme_realtime_request, is_impression
 from vwo_fast.client import Link, flush
 from vwo_fast.config import load_settings
 from vwo_fast.counters import Reason
@@ -404,6 +404,16 @@ class Producer(_lane.Producer):
         return self._requests.enqueue([method, path, pairs, headers, text, visitor])
 
 
+class _FullStackRealTimeProducer(Producer):
+    """Without batching the aggregator makes a request of each impression, so here it is seen that it is one."""
+
+    def enqueue(self, event: Any, /) -> bool:
+        if not is_impression(event):
+            self._refuse(_lane.REASON_BAD_IMPRESSION, "its url ends in none of track-user, track-goal, push")
+            return False
+        return super().enqueue(event)
+
+
 class _FmeRealTimeProducer(Producer):
     """Without batching, each FME event is a request of its own, as the SDK would send it."""
 
@@ -491,7 +501,8 @@ class Queue:
             self._owner.store_route(key, encoded)
         except OSError as exc:
             raise QueueError(f"route cannot be stored in {self._member.folder}: {exc}") from exc
-        kind = _FmeRealTimeProducer if self.real_time and route.sdk == "fme" else Producer
+        alone = {"fme": _FmeRealTimeProducer, "fullstack": _FullStackRealTimeProducer}
+        kind = alone[route.sdk] if self.real_time else Producer
         return kind(self, self._owner, route, key)
 
     def flush(self, timeout: float = 10) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from vwo_fast._value import Value
 from vwo_fast.errors import ConfigError
 
-__all__ = ["Route"]
+__all__ = ["Route", "fits_header"]
 
 USAGE_STATS_ORDER = ("eb", "ig", "ss", "cl", "ll", "gt", "_l")
 FULLSTACK_SDK_NAME = "vwo-python-sdk"
@@ -47,6 +47,8 @@ class Route(Value):
         for name, kind in (("sdk_key", absent), ("sdk_name", str), ("sdk_version", str)):
             if not isinstance(getattr(self, name), kind):
                 raise ConfigError(f"{name}: expected text, not {type(getattr(self, name)).__name__}")
+        if self.sdk_key and not fits_header(self.sdk_key):
+            raise ConfigError("sdk_key: expected text that an HTTP header can carry")
         if not isinstance(self.base_url, (str, NoneType)):
             raise ConfigError("base_url: expected text or None")
         if not isinstance(self.account_id, (int, str)):
@@ -203,6 +205,17 @@ def route_key(encoded: bytes) -> int:
 
     digest = int.from_bytes(blake2b(encoded, digest_size=8).digest(), "big")
     return (digest >> 2) or 1
+
+
+def fits_header(text: str) -> bool:
+    """Whether HTTP can carry a text, which is not empty, as the value of a header."""
+    if text[0].isspace() or "\r" in text or "\n" in text:
+        return False
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _clean_prefix(prefix: str | None) -> str | None:

@@ -352,3 +352,25 @@ def test_a_lane_cut_short_while_it_is_mapped_is_survived(
 
     wait_for(all_arrived, 60)
     wait_for(lambda: list(queue.folder.glob(f"{path.name}.*.bad")))
+
+
+class Trap(dict[str, Any]):
+    """An impression whose code fails."""
+
+    def get(self, *_: Any) -> Any:
+        raise RuntimeError("a trap")
+
+
+@pytest.mark.parametrize(
+    "given", ["text", None, {}, {"url": 5}, {"url": "https://host/other"}, Trap(url="x")], ids=repr
+)
+def test_in_real_time_what_is_no_impression_is_refused_at_the_call(shop: Engine, given: Any) -> None:
+    """False, counted with its reason; it is not accepted first and lost by the aggregator."""
+    queue = shop.queue()
+    producer = queue.producer(route())
+    assert producer.enqueue(given) is False
+    assert producer.enqueue(impression(1)) is True
+    assert queue.flush(60)
+    stats = queue.stats()
+    assert (stats.accepted, stats.delivered, stats.dropped) == (1, 1, {})
+    assert stats.refused == {"bad_impression": 1}

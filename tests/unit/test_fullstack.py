@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.sdk_fakes import FakeProducer, FakeQueue, package, producer_of, queue_of
 from vwo_fast import fullstack
-from vwo_fast._sdk import Batching, check, open_queue
+from vwo_fast._sdk import Batching, check, check_arguments, open_queue
 from vwo_fast.errors import ConfigError, UnsupportedSdkError
 from vwo_fast.route import Route
 
@@ -173,3 +173,25 @@ def test_a_given_queue_must_agree() -> None:
         open_queue(queue, "unused", Batching.parse("batch_events", {"flush_callback": print}))
     with pytest.raises(ConfigError, match="real time"):
         open_queue(queue_of(FakeQueue()), "unused", same)
+
+
+@pytest.mark.parametrize(
+    ("queue", "flush_timeout", "message"),
+    [
+        ("shop", 10, "queue='shop': expected a vwo_fast.Queue"),
+        (None, "10", "flush_timeout='10'"),
+        (None, -1, "flush_timeout=-1"),
+        (None, True, "flush_timeout=True"),
+        (None, float("nan"), "flush_timeout=nan"),
+    ],
+)
+def test_a_wrong_argument_of_the_adapter_is_found_at_the_start(queue: Any, flush_timeout: Any, message: str) -> None:
+    """And not by the first flush, in the middle of a request."""
+    with pytest.raises(ConfigError, match=message):
+        check_arguments(queue, flush_timeout)
+
+
+def test_right_arguments_of_the_adapter_pass() -> None:
+    """A queue, or none; any number of seconds from 0."""
+    check_arguments(queue_of(FakeQueue()), 0)
+    check_arguments(None, 2.5)

@@ -119,3 +119,10 @@ def test_bytes_that_are_no_route_are_refused(data: bytes) -> None:
 def test_the_sdk_key_is_not_shown() -> None:
     """repr, and so logs, leave the key out."""
     assert KEY not in repr(fullstack())
+
+
+@pytest.mark.parametrize("key", ["a\nb", "日本", " key"])
+def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
+    """No request could be made with it; the key itself is not shown."""
+    with pytest.raises(ConfigError, match="sdk_key: expected text that an HTTP header can carry"):
+        fullstack(sdk_key=key)
