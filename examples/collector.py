@@ -389,7 +389,12 @@ def main(arguments: list[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Collector(port=options.port, record=options.record, settings=settings) as collector:
+    try:
+        made = Collector(port=options.port, record=options.record, settings=settings)
+    except OSError as exc:
+        print(f"collector: cannot listen on port {options.port}, or not write its record: {exc}", file=sys.stderr)
+        return 1
+    with made as collector:
         if options.port_file:
             # Renamed into place, so that a reader never sees half a number.
             partial = options.port_file.with_name(options.port_file.name + ".part")

@@ -114,3 +114,12 @@ def test_the_program_writes_port_and_record(tmp_path: Path) -> None:
     (request,) = read_record(record)
     assert request.accepted
     assert request.batch_events == [{"u": "\ud800"}]
+
+
+def test_a_port_that_is_taken_is_named(collector: Collector) -> None:
+    """One line and an exit code, no traceback."""
+    command = [sys.executable, "examples/collector.py", "--port", str(collector.port)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"port {collector.port}" in done.stderr
