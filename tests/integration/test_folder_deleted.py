@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import threading
@@ -174,3 +175,19 @@ def test_an_aggregator_that_comes_late_makes_no_folder(tmp_path: Path) -> None:
     delete(folder)
     assert run(folder, settings, foreground=False) == 0
     assert not folder.exists()
+
+
+def test_a_queue_in_use_does_not_look_old(shop: Engine) -> None:
+    """What a cleaner of temporary folders would delete by its age is touched by an aggregator that starts."""
+    queue = shop.queue(events_per_request=10)
+    producer = queue.producer(route())
+    assert producer.enqueue(impression(0))
+    assert queue.flush(60)
+    shop.kill_aggregator()
+    folders = (queue.folder, shop.spool_dir / queue.name)
+    files = [path for folder in folders for path in (folder, *folder.iterdir())]
+    assert len(files) > 8
+    for path in files:
+        os.utime(path, (1e9, 1e9), follow_symlinks=False)
+    assert queue.flush(60)
+    wait_for(lambda: all(time.time() - path.lstat().st_mtime < 600 for path in files if path.exists()))

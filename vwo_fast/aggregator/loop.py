@@ -41,6 +41,7 @@ from vwo_fast.aggregator.shipper import Flight, Shipper
 from vwo_fast.aggregator.spool import Spool
 from vwo_fast.aggregator.spool_door import SpoolDoor
 from vwo_fast.aggregator.transport import Senders, Transport
+from vwo_fast.aggregator.upkeep import Upkeep
 from vwo_fast.config import Settings
 from vwo_fast.counters import ControlCounter
 from vwo_fast.errors import VwoFastError
@@ -115,6 +116,7 @@ class Aggregator:
         self._renewal = Renewal(
             settings, spool=spool, door=door, shipper=self.shipper, metrics=self.metrics, clock=clock
         )
+        self._upkeep = Upkeep(folder, settings.queue_spool_dir, clock=clock)
         self._leaving = Leaving(
             settings,
             folder=folder,
@@ -254,6 +256,7 @@ class Aggregator:
         self.reports.keep_house(self.lanes.owners())
         self.shipper.keep_house()
         self._renewal.look()
+        self._upkeep.look()
         try:
             if now - self._active_at > SLEEP_SECONDS_MAX:
                 if self._keeps_memory:
