@@ -188,7 +188,7 @@ def test_a_queue_in_use_does_not_look_old(shop: Engine) -> None:
     producer = queue.producer(route())
     assert producer.enqueue(impression(0))
     assert queue.flush(60)
-    shop.kill_aggregator()
+    shop.end_aggregators()
     folders = (queue.folder, shop.spool_dir / queue.name)
     files = [path for folder in folders for path in (folder, *folder.iterdir())]
     assert len(files) > 8

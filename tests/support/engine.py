@@ -66,10 +66,10 @@ class Engine:
     def close(self) -> None:
         for queue in self.queues:
             queue.close()
-        self._end_aggregators()
+        self.end_aggregators()
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def _end_aggregators(self) -> None:
+    def end_aggregators(self) -> None:
         """None may go on: it would send its events to whatever server gets the collector's port next.
 
         Several may have been launched, and one that was not there yet finds the lock free when another is killed.
