@@ -27,6 +27,7 @@ QUICK: dict[str, list[str]] = {
     "memory": ["--rounds", "3", "--seconds", "2"],
     "scale": ["--producers", "1", "8", "--events", "1000", "100000", "--sizes", "100", "10000", "--total", "64000"],
     "tail": ["--rounds", "2"],
+    "tls": ["--rounds", "2"],
     "transcode": ["--rounds", "6"],
     "wsgi": ["--rounds", "2", "--seconds", "1"],
 }

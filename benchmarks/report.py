@@ -14,7 +14,10 @@ __all__ = ["table", "write_report"]
 PAGE = ROOT / "docs" / "benchmarks.md"
 IMAGES = ROOT / "docs" / "img"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
-ORDER = ("enqueue", "tail", "adapters", "transcode", "end_to_end", "wsgi", "scale", "memory", "idle", "wire", "floor")
+ORDER = (
+    *("enqueue", "tail", "adapters", "transcode", "end_to_end", "wsgi", "scale", "memory", "idle", "wire", "tls"),
+    "floor",
+)
 
 Result = dict[str, Any]
 

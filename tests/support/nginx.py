@@ -61,12 +61,12 @@ class Certificates:
         key = self._new_key("authority")
         self._run("req", "-x509", *key, "-subj", "/CN=test authority", *usage, "-out", self.authority)
 
-    def sign(self, name: str) -> tuple[Path, Path]:
-        """(certificate, key) for 127.0.0.1, good for a server and for a client."""
+    def sign(self, name: str, hosts: str = "IP:127.0.0.1") -> tuple[Path, Path]:
+        """(certificate, key) for some hosts, as openssl names them, good for a server and for a client."""
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         extensions.write_text(
-            "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\nauthorityKeyIdentifier=keyid\n"
+            f"subjectAltName={hosts}\nextendedKeyUsage=serverAuth,clientAuth\nauthorityKeyIdentifier=keyid\n"
         )
         self._run("req", "-new", *self._new_key(name), "-subj", f"/CN={name}", "-out", request)
         signer = ("-CA", self.authority, "-CAkey", self.folder / "authority.key", "-CAcreateserial")

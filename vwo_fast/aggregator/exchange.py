@@ -16,12 +16,15 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 
 import requests
 import urllib3
+
+from vwo_fast.aggregator.tls import Handshake, PoolTls
 
 __all__ = ["Answer", "Recording", "progress", "watch"]
 
@@ -60,9 +63,27 @@ progress = _Progress()
 
 
 class _Watched:
-    """Mixed into a connection class: watches how a request goes out and how long its answer takes."""
+    """Mixed into a connection class: watches how it is opened, how a request goes out and how long its answer takes."""
 
     sock: socket.socket | None
+    tls: PoolTls | None = None
+    handshake: Handshake | None = None
+
+    def connect(self) -> None:
+        connect = super().connect  # type: ignore[misc]
+        if self.tls is None:
+            connect()
+        else:
+            self.handshake = self.tls.open(self, connect)
+
+    def close(self) -> None:
+        # What came after the first answer, if nothing came before.
+        self._learn()
+        super().close()  # type: ignore[misc]
+
+    def _learn(self) -> None:
+        if self.handshake is not None:
+            self.handshake.learn(self.sock)
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         progress.head = None
@@ -79,7 +100,7 @@ class _Watched:
             super().send(data)  # type: ignore[misc]
 
     def response_class(self, sock: socket.socket, *args: Any, **kwargs: Any) -> HTTPResponse:
-        return HTTPResponse(_AnswerSocket(sock), *args, **kwargs)  # type: ignore[arg-type]
+        return HTTPResponse(_AnswerSocket(sock, at_end=self._learn), *args, **kwargs)  # type: ignore[arg-type]
 
 
 def _send_all(sock: socket.socket, data: bytes) -> None:
@@ -90,22 +111,27 @@ def _send_all(sock: socket.socket, data: bytes) -> None:
 
 
 class _AnswerSocket:
-    """What http.client wants of a socket in order to read an answer from it. ``start``: what was read of it."""
+    """What http.client wants of a socket in order to read an answer from it.
 
-    def __init__(self, sock: socket.socket, start: bytes = b"") -> None:
+    ``start``: what was read of it. ``at_end`` is called when it has been read, while its thread has the connection.
+    """
+
+    def __init__(self, sock: socket.socket, start: bytes = b"", *, at_end: Callable[[], None] = lambda: None) -> None:
         self._sock = sock
         self._start = start
+        self._at_end = at_end
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_AnswerStream(self._sock, self._start))
+        return io.BufferedReader(_AnswerStream(self._sock, self._start, self._at_end))
 
 
 class _AnswerStream(io.RawIOBase):
     """Reads one answer within the socket's timeout as a whole, so that one which trickles does not hold its sender."""
 
-    def __init__(self, sock: socket.socket, start: bytes) -> None:
+    def __init__(self, sock: socket.socket, start: bytes, at_end: Callable[[], None]) -> None:
         self._sock = sock
         self._start = start
+        self._at_end = at_end
         self._raw = sock.makefile("rb", buffering=0)
         self._until = time.monotonic() + (sock.gettimeout() or 0.0)
 
@@ -124,6 +150,8 @@ class _AnswerStream(io.RawIOBase):
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
+        if not self.closed:
+            self._at_end()
         self._raw.close()
         super().close()
 
@@ -141,7 +169,19 @@ def watch(manager: Any) -> None:
 
 
 class _Pool:
-    """Mixed into a pool class: lends a connection that is open."""
+    """Mixed into a pool class: lends a connection that is open, and has its connections share what TLS needs."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        proxy = getattr(self, "proxy", None)
+        # To a proxy that speaks TLS itself there are two contexts per connection, which are left to urllib3.
+        is_double = proxy is not None and proxy.scheme == "https"
+        self._tls = PoolTls() if getattr(self, "scheme", "") == "https" and not is_double else None
+
+    def _new_conn(self) -> Any:
+        connection = super()._new_conn()  # type: ignore[misc]
+        connection.tls = self._tls
+        return connection
 
     def take_open(self) -> Any:
         """A connection of the pool; None when the next one would have to be opened."""
