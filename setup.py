@@ -12,7 +12,7 @@ CFLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-Icsrc"]
 # Generated C is not ours to clean; csrc/ is built with all warnings by tests/c/Makefile.
 EXTRA = os.environ.get("VWO_FAST_CFLAGS", "").split()
 
-LANE_UNITS = ["csrc/vf_segment.c", "csrc/vf_fork.c", "csrc/vf_lane.c", "csrc/vf_drain.c"]
+LANE_UNITS = ["csrc/vf_segment.c", "csrc/vf_fork.c", "csrc/vf_lane.c", "csrc/vf_reader.c", "csrc/vf_drain.c"]
 BATCH_UNITS = [
     "csrc/vf_msgpack.c",
     "csrc/vf_number.c",

@@ -5,7 +5,8 @@
  * becomes part of the batch by the assignments to `count` and `size` at the very
  * end, so a failure anywhere before leaves nothing to undo.  The buffer may be
  * VF_JSON_STEP larger than the limit: the writer runs a little over before it
- * asks for room, and the exact size is compared when it is known.
+ * asks for room, and the exact size is compared when it is known.  There is
+ * always room for the closing brackets.
  */
 #include "vf_batch.h"
 
@@ -17,14 +18,24 @@
 
 #define PREFIX "{\"ev\":["
 #define PREFIX_SIZE (sizeof PREFIX - 1)
-#define CLOSING_SIZE 2u
+#define CLOSING "]}"
+#define CLOSING_SIZE (sizeof CLOSING - 1)
 
 #define ROOM_FIRST 65536u
-/* A buffer is worth shrinking when this many batches in a row used less than a
- * quarter of it; one small batch between large ones is not a reason. */
-#define IDLE_CLEARS 8u
+/* A buffer is worth shrinking when this many batches in a row left much of it;
+ * one small batch between large ones is not a reason. */
+#define LOOSE_SEALS 8u
 
 #define VISITORS_SIZE (VF_VISITOR_BITS / 8)
+
+static uint8_t *plain_memory(uint8_t *body, size_t kept, size_t room) {
+  (void)kept;
+  if (room == 0) {
+    free(body);
+    return NULL;
+  }
+  return realloc(body, room);
+}
 
 static size_t room_at_first(const struct vf_batch *batch) {
   size_t most = (size_t)batch->bytes_max + VF_JSON_STEP;
@@ -32,6 +43,11 @@ static size_t room_at_first(const struct vf_batch *batch) {
 }
 
 int vf_batch_init(struct vf_batch *batch, uint32_t events_max, uint32_t bytes_max) {
+  return vf_batch_init_in(batch, events_max, bytes_max, plain_memory);
+}
+
+int vf_batch_init_in(struct vf_batch *batch, uint32_t events_max, uint32_t bytes_max,
+                     vf_body_memory *body_memory) {
   memset(batch, 0, sizeof *batch);
   if (events_max < 1 || events_max > VF_BATCH_EVENTS_MAX || bytes_max < VF_BATCH_BYTES_MIN ||
       bytes_max > VF_BATCH_BYTES_MAX) {
@@ -40,7 +56,8 @@ int vf_batch_init(struct vf_batch *batch, uint32_t events_max, uint32_t bytes_ma
   batch->events_max = events_max;
   batch->bytes_max = bytes_max;
   batch->room = room_at_first(batch);
-  batch->body = malloc(batch->room);
+  batch->body_memory = body_memory;
+  batch->body = body_memory(NULL, 0, batch->room);
   batch->offsets = malloc(((size_t)events_max + 1) * sizeof *batch->offsets);
   batch->visitors = calloc(VISITORS_SIZE, 1);
   batch->memory = calloc(1, sizeof *batch->memory);
@@ -57,15 +74,17 @@ int vf_batch_init(struct vf_batch *batch, uint32_t events_max, uint32_t bytes_ma
 }
 
 void vf_batch_free(struct vf_batch *batch) {
-  free(batch->body);
+  if (batch->body != NULL) {
+    (void)batch->body_memory(batch->body, 0, 0);
+  }
   free(batch->offsets);
   free(batch->visitors);
   free(batch->memory);
   memset(batch, 0, sizeof *batch);
 }
 
-static int set_room(struct vf_batch *batch, size_t room) {
-  uint8_t *body = realloc(batch->body, room);
+static int set_room(struct vf_batch *batch, size_t kept, size_t room) {
+  uint8_t *body = batch->body_memory(batch->body, kept, room);
   if (body == NULL) {
     return VF_NOMEM;
   }
@@ -75,15 +94,6 @@ static int set_room(struct vf_batch *batch, size_t room) {
 }
 
 void vf_batch_clear(struct vf_batch *batch) {
-  batch->idle_clears = batch->size < batch->room / 4 ? batch->idle_clears + 1 : 0;
-  if (batch->idle_clears >= IDLE_CLEARS) {
-    batch->idle_clears = 0;
-    size_t half = batch->room / 2;
-    if (half >= room_at_first(batch)) {
-      /* A failure leaves the larger buffer, which serves as well. */
-      (void)set_room(batch, half);
-    }
-  }
   if (batch->count > 0) {
     memset(batch->visitors, 0, VISITORS_SIZE);
   }
@@ -91,14 +101,47 @@ void vf_batch_clear(struct vf_batch *batch) {
   batch->count = 0;
 }
 
-/* Doubles the buffer until `needed` bytes fit, up to the limit and a step. */
-static int grow(struct vf_batch *batch, size_t needed) {
+/* After a body that left much of its room: the next of that size shall fill it. */
+static void shrink(struct vf_batch *batch) {
+  size_t first = room_at_first(batch);
+  size_t room = batch->room - batch->room / 4;
+  batch->loose_seals++;
+  if (batch->loose_seals >= LOOSE_SEALS && batch->room > first) {
+    batch->loose_seals = 0;
+    /* A failure leaves the larger buffer, which serves as well. */
+    (void)set_room(batch, batch->size, room > first ? room : first);
+  }
+}
+
+int vf_batch_seal(struct vf_batch *batch, uint8_t **body) {
+  size_t size = vf_batch_body_size(batch);
+  bool is_full = size > batch->room - batch->room / 4;
+  uint8_t *other = batch->body_memory(NULL, 0, is_full ? batch->room : size);
+  if (other == NULL) {
+    return VF_NOMEM;
+  }
+  memcpy(batch->body + batch->size, CLOSING, CLOSING_SIZE);
+  memcpy(other, batch->body, is_full ? PREFIX_SIZE : size);
+  *body = is_full ? batch->body : other;
+  batch->body = is_full ? other : batch->body;
+  vf_batch_clear(batch);
+  if (is_full) {
+    batch->loose_seals = 0;
+  } else {
+    shrink(batch);
+  }
+  return VF_OK;
+}
+
+/* Makes room for `more` bytes behind the first `size`, and the brackets, and for some that may
+ * follow, up to the limit and a step. */
+static int grow(struct vf_batch *batch, size_t size, size_t more) {
   size_t most = (size_t)batch->bytes_max + VF_JSON_STEP;
   size_t room = batch->room;
-  while (room < needed) {
-    room *= 2;
+  while (room < size + more + CLOSING_SIZE) {
+    room += room / 4 + VF_JSON_STEP;
   }
-  return set_room(batch, room < most ? room : most);
+  return set_room(batch, size, room < most ? room : most);
 }
 
 /* Where an event that comes next begins: behind a comma, except the first. */
@@ -137,7 +180,7 @@ struct writer {
 static void aim(struct writer *writer, size_t begin) {
   struct vf_batch *batch = writer->batch;
   writer->out.at = batch->body + begin;
-  writer->out.soft_end = batch->body + (batch->room - VF_JSON_STEP);
+  writer->out.soft_end = batch->body + (batch->room - VF_JSON_STEP - CLOSING_SIZE);
 }
 
 static int batch_more(struct vf_json_out *out) {
@@ -147,7 +190,7 @@ static int batch_more(struct vf_json_out *out) {
   if (size > open_size_max(batch)) {
     return VF_FULL;
   }
-  int rc = grow(batch, size + VF_JSON_STEP);
+  int rc = grow(batch, size, VF_JSON_STEP);
   if (rc == VF_OK) {
     aim(writer, size);
   }
@@ -210,8 +253,8 @@ int vf_batch_append_json(struct vf_batch *batch, const uint8_t *json, size_t siz
   if (begin > open_size_max(batch) || size > open_size_max(batch) - begin) {
     return refusal(batch, size);
   }
-  if (begin + size > batch->room) {
-    int rc = grow(batch, begin + size);
+  if (begin + size + CLOSING_SIZE > batch->room) {
+    int rc = grow(batch, begin, size);
     if (rc != VF_OK) {
       return rc;
     }

@@ -29,7 +29,14 @@ struct vf_memory {
   uint8_t event[VF_BATCH_COPY_MAX + VF_SHAPE_SLACK];
 };
 
+/*
+ * Memory for bodies: `room` bytes, the first `kept` of them those of `body` (NULL: there is none
+ * yet), which goes; NULL: there is no memory, and `body` stays.  A room of 0 gives `body` back.
+ */
+typedef uint8_t *vf_body_memory(uint8_t *body, size_t kept, size_t room);
+
 struct vf_batch {
+  vf_body_memory *body_memory;
   uint8_t *body;     /* begins with {"ev":[ ; never NUL-terminated */
   size_t size;       /* bytes in use, without the closing ]} */
   size_t room;       /* bytes allocated */
@@ -38,16 +45,26 @@ struct vf_batch {
   uint32_t events_max;  /* 1 .. VF_BATCH_EVENTS_MAX */
   uint32_t bytes_max;   /* VF_BATCH_BYTES_MIN .. VF_BATCH_BYTES_MAX */
   uint8_t *visitors;    /* VF_VISITOR_BITS / 8 bytes */
-  uint32_t idle_clears; /* batches in a row that used little of the room */
+  uint32_t loose_seals; /* batches in a row that left much of the room */
   struct vf_memory *memory;
 };
 
 /* Allocates; VF_NOMEM, or VF_INVALID for limits out of range. @caller any */
 int vf_batch_init(struct vf_batch *batch, uint32_t events_max, uint32_t bytes_max);
+/* The same with bodies in memory of the caller's choice. @caller any */
+int vf_batch_init_in(struct vf_batch *batch, uint32_t events_max, uint32_t bytes_max,
+                     vf_body_memory *body_memory);
 /* Safe on a zeroed struct. @caller any */
 void vf_batch_free(struct vf_batch *batch);
-/* Back to empty; memory is kept (shrunk when it is much larger than usual). */
+/* Back to empty. */
 void vf_batch_clear(struct vf_batch *batch);
+
+/*
+ * The body as it is to be sent, vf_batch_body_size bytes in memory that now belongs to the caller
+ * (to be given back to body_memory), and at most a third more of that; the batch is empty then.
+ * What fills most of its memory is not copied.  VF_OK, or VF_NOMEM: nothing has changed.
+ */
+int vf_batch_seal(struct vf_batch *batch, uint8_t **body);
 
 /* Where an event of up to VF_BATCH_COPY_MAX bytes may lie, so that it need not be copied to be
  * appended. */

@@ -52,6 +52,7 @@ struct vf_reader {
   uint64_t pid;
   uint64_t predecessor; /* to be read to its end before this one; 0: none */
   uint64_t cursor;
+  uint64_t seen;     /* head as last read: all before it is published */
   uint64_t tail;     /* the truth; the shared one is its echo */
   uint64_t last_seq; /* of the record before the cursor; 0: not known */
   uint64_t passed;   /* records before the cursor since the lane was made, lost ones included */
@@ -89,6 +90,23 @@ struct vf_run {
   uint32_t count;
   uint32_t invalid;
 };
+
+/*
+ * The ring's lines were last in the cache of the other side's core.  They are called for while an
+ * earlier record is worked on: as many as a usual record has, some records ahead.
+ */
+#define VF_AHEAD_BYTES 768u
+#define VF_AHEAD_LINES 4u
+
+static inline const uint8_t *vf_ahead(const uint8_t *ring, uint64_t capacity, uint64_t position,
+                                      unsigned line) {
+  return ring + ((position + VF_AHEAD_BYTES + line * 64u) & (capacity - 1));
+}
+
+static inline bool vf_capacity_valid(uint64_t capacity) {
+  return capacity >= VF_LANE_CAPACITY_MIN && capacity <= VF_LANE_CAPACITY_MAX &&
+         (capacity & (capacity - 1)) == 0;
+}
 
 static inline uint64_t vf_record_span(uint64_t size) {
   return (VF_RECORD_HEADER_SIZE + size + VF_RECORD_ALIGN - 1) & ~(uint64_t)(VF_RECORD_ALIGN - 1);

@@ -5,7 +5,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from vwo_fast._csrc cimport (
     VF_BATCH_BYTES_MAX,
@@ -27,7 +27,8 @@ from vwo_fast._csrc cimport (
     vf_batch_body_size,
     vf_batch_clear,
     vf_batch_free,
-    vf_batch_init,
+    vf_batch_init_in,
+    vf_batch_seal,
     vf_event_visitor,
     vf_json_size,
     vf_json_write_to,
@@ -56,7 +57,41 @@ cdef extern from *:
       malloc_trim(0);
     #endif
     }
+
+    #define VF_BYTES_OF(body) ((PyObject *)((body) - offsetof(PyBytesObject, ob_sval)))
+
+    /* Bodies are the contents of bytes objects from the start: to copy a sealed body into one took
+     * as long as to send it.  Called with and without the GIL. */
+    static uint8_t *vf_bytes_memory(uint8_t *body, size_t kept, size_t room) {
+      PyGILState_STATE state = PyGILState_Ensure();
+      uint8_t *made = NULL;
+      if (room > 0) {
+        PyObject *fresh = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)room);
+        if (fresh == NULL) {
+          PyErr_Clear();
+        } else {
+          made = (uint8_t *)PyBytes_AS_STRING(fresh);
+          if (kept > 0) {
+            memcpy(made, body, kept);
+          }
+        }
+      }
+      if (body != NULL && (made != NULL || room == 0)) {
+        Py_DECREF(VF_BYTES_OF(body));
+      }
+      PyGILState_Release(state);
+      return made;
+    }
+
+    /* The object around a sealed body: nobody else knows it yet, so its size may still be set. */
+    static PyObject *vf_bytes_finish(uint8_t *body, size_t size) {
+      body[size] = 0;
+      Py_SET_SIZE((PyVarObject *)VF_BYTES_OF(body), (Py_ssize_t)size);
+      return VF_BYTES_OF(body);
+    }
     """
+    uint8_t *vf_bytes_memory(uint8_t *body, size_t kept, size_t room) noexcept nogil
+    object vf_bytes_finish(uint8_t *body, size_t size)
     void vf_memory_keep() noexcept
     void vf_memory_return() noexcept nogil
 
@@ -125,7 +160,7 @@ cdef class Batch:
             raise ValueError(
                 f"bytes_max={bytes_max!r}: allowed are {VF_BATCH_BYTES_MIN} to {VF_BATCH_BYTES_MAX}"
             )
-        check(vf_batch_init(&self.c, events_max, bytes_max))
+        check(vf_batch_init_in(&self.c, events_max, bytes_max, vf_bytes_memory))
 
     def __dealloc__(self):
         vf_batch_free(&self.c)
@@ -172,17 +207,14 @@ cdef class Batch:
         )
 
     def seal(self):
-        cdef Py_ssize_t size = <Py_ssize_t>self.c.size
-        cdef bytes body = PyBytes_FromStringAndSize(NULL, size + 2)
-        cdef char *target = PyBytes_AS_STRING(body)
-        memcpy(target, self.c.body, size)
-        memcpy(target + size, b"]}", 2)
+        cdef size_t size = vf_batch_body_size(&self.c)
+        cdef uint8_t *body = NULL
         cdef bytes offsets = PyBytes_FromStringAndSize(
             <char *>self.c.offsets, (<Py_ssize_t>self.c.count + 1) * sizeof(uint32_t)
         )
         cdef bytes visitors = PyBytes_FromStringAndSize(<char *>self.c.visitors, VISITORS_SIZE)
-        vf_batch_clear(&self.c)
-        return body, offsets, visitors
+        check(vf_batch_seal(&self.c, &body))
+        return vf_bytes_finish(body, size), offsets, visitors
 
     def clear(self):
         vf_batch_clear(&self.c)

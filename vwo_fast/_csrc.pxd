@@ -38,9 +38,13 @@ cdef extern from "vf_batch.h" nogil:
         uint32_t events_max
         uint32_t bytes_max
         uint8_t *visitors
-    int vf_batch_init(vf_batch *batch, uint32_t events_max, uint32_t bytes_max) noexcept
+    ctypedef uint8_t *vf_body_memory(uint8_t *body, size_t kept, size_t room) noexcept
+
+    int vf_batch_init_in(vf_batch *batch, uint32_t events_max, uint32_t bytes_max,
+                         vf_body_memory *body_memory) noexcept
     void vf_batch_free(vf_batch *batch) noexcept
     void vf_batch_clear(vf_batch *batch) noexcept
+    int vf_batch_seal(vf_batch *batch, uint8_t **body) noexcept
     int vf_batch_append(vf_batch *batch, const uint8_t *payload, size_t size) noexcept
     int vf_batch_append_json(vf_batch *batch, const uint8_t *json, size_t size,
                              uint64_t visitor) noexcept

@@ -27,7 +27,8 @@ static void restart(struct vf_producer *producer, struct vf_reader *reader, uint
   *producer = producer_made;
   producer->head = producer->tail = producer->start = position;
   *reader = reader_made;
-  reader->cursor = reader->tail = reader->damaged_to = reader->scan_from = position;
+  reader->cursor = reader->seen = reader->tail = position;
+  reader->damaged_to = reader->scan_from = position;
   vf_batch_clear(&batch);
 }
 

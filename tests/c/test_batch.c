@@ -184,6 +184,63 @@ static void test_append_json(uint32_t bytes_max) {
   vf_batch_free(&batch);
 }
 
+/* Seals; gives back whether the body is what the batch had been writing into, not a copy. */
+static bool seal(struct vf_batch *batch, const char *expected) {
+  const uint8_t *written = batch->body;
+  size_t size = vf_batch_body_size(batch);
+  uint8_t *body = NULL;
+  CHECK_INT(vf_batch_seal(batch, &body), VF_OK);
+  CHECK(memcmp(body, "{\"ev\":[", 7) == 0 && memcmp(body + size - 2, "]}", 2) == 0);
+  CHECK(expected == NULL || (size == strlen(expected) && memcmp(body, expected, size) == 0));
+  CHECK_INT(batch->count, 0);
+  CHECK_INT(batch->visitors[0], 0);
+  CHECK_INT(vf_batch_body_size(batch), ENVELOPE);
+  check_rules(batch);
+  bool is_same = body == written;
+  CHECK(body != batch->body);
+  free(body);
+  return is_same;
+}
+
+/* A body that fills its memory is handed over with it, a small one is copied. */
+static void test_seal(void) {
+  struct vf_batch batch;
+  CHECK_INT(vf_batch_init(&batch, 3, 100000), VF_OK);
+  CHECK(!seal(&batch, "{\"ev\":[]}"));
+  CHECK_INT(vf_batch_append_json(&batch, (const uint8_t *)"1", 1, 64), VF_OK);
+  CHECK_INT(vf_batch_append_json(&batch, (const uint8_t *)"{}", 2, 64), VF_OK);
+  CHECK(!seal(&batch, "{\"ev\":[1,{}]}"));
+  for (int i = 0; i < 3; i++) {
+    CHECK_INT(append(&batch, event_of(80000)), VF_OK);
+    CHECK(seal(&batch, NULL));
+    CHECK_INT(append(&batch, event_of(100000 - ENVELOPE)), VF_OK);
+    CHECK(seal(&batch, NULL));
+    CHECK_INT(append(&batch, event_of(10)), VF_OK);
+    CHECK(!seal(&batch, NULL));
+  }
+  vf_batch_free(&batch);
+}
+
+/* The closing brackets have room whatever the size of the body, event by event and in one. */
+static void test_seal_room(void) {
+  for (uint32_t size = 65536 - 600; size < 65536 + 300; size++) {
+    struct vf_batch batch;
+    CHECK_INT(vf_batch_init(&batch, 2, 100000), VF_OK);
+    CHECK_INT(append(&batch, event_of(size - 40)), VF_OK);
+    CHECK_INT(append(&batch, event_of(20)), VF_OK);
+    CHECK(batch.size + 2 <= batch.room);
+    CHECK(seal(&batch, NULL));
+    uint8_t *json = malloc(size);
+    CHECK(json != NULL);
+    memset(json, '1', size);
+    CHECK_INT(vf_batch_append_json(&batch, json, size, 0), VF_OK);
+    CHECK(batch.size + 2 <= batch.room);
+    CHECK(seal(&batch, NULL));
+    free(json);
+    vf_batch_free(&batch);
+  }
+}
+
 /* A buffer grown by one large batch is given back after many small ones, not at once. */
 static void test_shrink(void) {
   struct vf_batch batch;
@@ -192,14 +249,13 @@ static void test_shrink(void) {
   CHECK_INT(append(&batch, event_of(5000000)), VF_OK);
   size_t large = batch.room;
   CHECK(large > 5000000);
-  vf_batch_clear(&batch);
+  CHECK(seal(&batch, NULL));
   CHECK_INT(batch.room, large);
   for (int i = 0; i < 200; i++) {
     CHECK_INT(append(&batch, event_of(100)), VF_OK);
-    vf_batch_clear(&batch);
+    CHECK(!seal(&batch, NULL));
   }
-  CHECK(batch.room < 2 * small);
-  CHECK(batch.room >= small);
+  CHECK_INT(batch.room, small);
   CHECK_INT(append(&batch, event_of(VF_BATCH_BYTES_MAX - ENVELOPE)), VF_OK);
   check_rules(&batch);
   vf_batch_free(&batch);
@@ -318,6 +374,8 @@ int main(void) {
   test_invalid_beyond_limit();
   test_append_json(100);
   test_append_json(200000);
+  test_seal();
+  test_seal_room();
   test_shrink();
   test_visitor();
   test_visitor_filter();

@@ -94,15 +94,38 @@ static void test_shrink(void) {
   CHECK_INT(vf_batch_init(&batch, 10, VF_BATCH_BYTES_MAX), VF_OK);
   CHECK_INT(vf_batch_append(&batch, event.data, event.size), VF_OK);
   size_t room = batch.room;
-  allocations_left = 0;
+  vf_batch_clear(&batch);
   for (int i = 0; i < 50; i++) {
-    vf_batch_clear(&batch);
+    uint8_t *body;
     CHECK_INT(vf_batch_append(&batch, (const uint8_t *)"\x01", 1), VF_OK);
+    allocations_left = 1;
+    CHECK_INT(vf_batch_seal(&batch, &body), VF_OK);
+    allocations_left = -1;
+    free(body);
   }
   CHECK_INT(batch.room, room);
-  allocations_left = -1;
-  vf_batch_clear(&batch);
   CHECK_INT(vf_batch_append(&batch, event.data, event.size), VF_OK);
+  bytes_free(&event);
+  vf_batch_free(&batch);
+}
+
+/* A seal without memory changes nothing, whether it would copy the body or hand it over. */
+static void test_seal(void) {
+  struct vf_batch batch;
+  struct bytes event = large_event();
+  uint8_t *body = NULL;
+  CHECK_INT(vf_batch_init(&batch, 10, VF_BATCH_BYTES_MAX), VF_OK);
+  CHECK_INT(vf_batch_append(&batch, (const uint8_t *)"\x01", 1), VF_OK);
+  for (int round = 0; round < 2; round++) {
+    size_t size = batch.size;
+    allocations_left = 0;
+    CHECK_INT(vf_batch_seal(&batch, &body), VF_NOMEM);
+    allocations_left = -1;
+    CHECK(body == NULL && batch.count == 1u + (uint32_t)round && batch.size == size);
+    CHECK_INT(vf_batch_append(&batch, event.data, event.size), VF_OK);
+  }
+  CHECK_INT(vf_batch_seal(&batch, &body), VF_OK);
+  free(body);
   bytes_free(&event);
   vf_batch_free(&batch);
 }
@@ -112,5 +135,6 @@ int main(void) {
   test_append();
   test_append_json();
   test_shrink();
+  test_seal();
   return 0;
 }

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -55,6 +58,38 @@ def test_a_sealed_batch_is_the_body_that_is_sent() -> None:
     assert len(body) == size
     assert cut(body, offsets) == [dumps(event) for event in events]
     assert (batch.count, batch.size) == (0, ENVELOPE)
+
+
+def test_a_sealed_body_is_nobody_elses() -> None:
+    """Small bodies are copied, large ones are handed over with their memory; neither changes when the batch goes on."""
+    batch = Batch()
+    bodies, expected = [], []
+    for count in (3, 400, 5000, 4999, 20, 5000):
+        events = [{**EVENT, "sId": number, "c": count} for number in range(count)]
+        for event in events:
+            assert batch.append(pack(event)) == _batch.OK
+        bodies.append(batch.seal()[0])
+        expected.append(dumps({"ev": events}))
+    assert bodies == expected
+    assert {hash(body) for body in bodies} == {hash(body) for body in expected}
+
+
+def test_bodies_are_sound_objects_of_the_interpreter() -> None:
+    """Its allocator, in the mode that checks each block and the bytes around it, finds nothing to complain about."""
+    code = """
+import msgpack
+from vwo_fast._batch import Batch
+batch = Batch()
+for round in range(12):
+    for number in range(4000 if round % 3 else 4):
+        batch.append(msgpack.packb({"u": "x" * 200, "sId": number}))
+    body = batch.seal()[0]
+    assert body.endswith(b"]}") and body.count(b"sId") in (4, 4000), body[-20:]
+    del body
+del batch
+"""
+    environment = {**os.environ, "PYTHONMALLOC": "debug"}
+    subprocess.run([sys.executable, "-X", "dev", "-c", code], check=True, env=environment, timeout=60)
 
 
 def test_an_empty_batch_can_be_sealed() -> None:
