@@ -1,8 +1,8 @@
 """The loop: one thread that owns lanes, batches, spool, barriers and the control socket.
 
 Idea: every turn does what is there to do, then the loop sleeps as long as it may.
-After work it naps for a few milliseconds without being woken, because more is
-likely; after a while without events it announces its sleep in the control file,
+After work it naps for some milliseconds without being woken, because more is
+likely (nap.py); after a while without events it announces its sleep in the control file,
 looks at the lanes once more, and waits for a doorbell, a reply, or the next
 moment that something is due.  Key invariant: between the announcement and the
 sleep every head is read again, so an event published meanwhile is either seen
@@ -30,6 +30,7 @@ from vwo_fast.aggregator.ground import Ground, prepare
 from vwo_fast.aggregator.lanes import Lane, LaneSet
 from vwo_fast.aggregator.leaving import Leaving
 from vwo_fast.aggregator.line import BEFORE_ALL
+from vwo_fast.aggregator.nap import Nap
 from vwo_fast.aggregator.outcome import Reply
 from vwo_fast.aggregator.process import StopRequest, detach, lift_descriptor_limit, log_to, stop_signals
 from vwo_fast.aggregator.relief import Relief
@@ -52,7 +53,6 @@ __all__ = ["Aggregator", "run"]
 
 logger = logging.getLogger(__name__)
 
-NAP_SECONDS = 0.002
 AWAKE_SECONDS = 0.05
 BLOCKED_NAP_SECONDS = 0.02
 SLEEP_SECONDS_MAX = 1.0
@@ -128,6 +128,7 @@ class Aggregator:
             clock=clock,
         )
         self._active_at = clock()
+        self._nap = Nap(is_short=settings.durable == "always")
         self._house_at = 0.0
         self._is_blocked = False
         self._has_backlog = False
@@ -220,12 +221,14 @@ class Aggregator:
     def read(self) -> bool:
         """Read every lane up to its head, a turn's worth. Returns whether there was anything."""
         has_read = False
+        fill = 0.0
         self._is_blocked = self._has_backlog = False
         for lane in list(self.lanes.lanes.values()):
             try:
                 head = lane.head()
                 if head == lane.read_to or not self.lanes.is_turn_of(lane):
                     continue
+                fill = max(fill, (head - lane.read_to) / lane.reader.capacity)
                 if self.batcher.read(lane, head):
                     has_read = True
                     self._has_backlog |= lane.read_to != head
@@ -233,6 +236,7 @@ class Aggregator:
                     self._is_blocked = True
             except SegmentError as exc:
                 self._lose_lane(lane, str(exc))
+        self._nap.after(fill)
         self.barriers.lost(self.batcher.take_lost() + self.lanes.aside.take_lost())
         return has_read
 
@@ -284,8 +288,9 @@ class Aggregator:
         elif self._is_blocked:
             self._socket.wait(min(wait, BLOCKED_NAP_SECONDS))
         elif now - self._active_at < AWAKE_SECONDS:
-            self._socket.wait(min(wait, NAP_SECONDS))
+            self._socket.wait(min(wait, self._nap.seconds))
         else:
+            self._nap.reset()
             self._shared.set_sleeping()
             if not self._has_unread():
                 self._socket.wait(wait)

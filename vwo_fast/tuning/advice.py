@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from vwo_fast._options import OPTIONS
-from vwo_fast.aggregator.loop import NAP_SECONDS
+from vwo_fast.aggregator.nap import NAP_SECONDS_MAX
 from vwo_fast.aggregator.sealed import VISITOR_FILTER_BYTES
 from vwo_fast.aggregator.spool_rows import ROW_OVERHEAD
 from vwo_fast.aggregator.window import LOADED_BATCHES_MAX
@@ -129,7 +129,7 @@ def machine_of(figures: Figures, rtt: float) -> Machine:
         request_cpu=figures.engine.request_cpu,
         request_base=max(0.0, quick - per_byte * small),
         request_per_byte=per_byte,
-        nap=NAP_SECONDS,
+        nap=NAP_SECONDS_MAX,
         json_bytes=figures.lane.json_bytes,
         rtt=rtt,
         visitor_bits=VISITOR_FILTER_BYTES * 8,
