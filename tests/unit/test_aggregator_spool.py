@@ -14,6 +14,7 @@ import pytest
 from tests.support.rooms import ROUTE, sealed
 from vwo_fast.aggregator.sealed import ALL_VISITORS, Sealed, Source
 from vwo_fast.aggregator.spool import Damaged, Fragment, Spool
+from vwo_fast.aggregator.spool_file import LOG_BYTES
 from vwo_fast.route import Route
 
 OTHER = Route.fullstack(account_id=2, sdk_key="k", sdk_version="1")
@@ -58,6 +59,18 @@ def test_batches_come_back_as_they_were(tmp_path: Path) -> None:
     assert dict(again.routes()) == dict(ROUTES)
     assert (again.totals.batches, again.totals.events) == (1, 3)
     assert again.rows_per_route() == {ROUTE.key: 1}
+
+
+def test_the_log_beside_the_file_stays_small(tmp_path: Path) -> None:
+    """However much is written, SQLite's log has its bound and what one transaction adds: the rest is in the file."""
+    spool = opened(tmp_path / "s")
+    log = tmp_path / "s-wal"
+    most = 0
+    for ordinal in range(40):
+        spool.add([sealed(ordinal, events=300, size=1000)], ROUTES)
+        most = max(most, log.stat().st_size)
+    assert spool.totals.bytes > 2 * LOG_BYTES
+    assert LOG_BYTES < most < LOG_BYTES + 2 * spool.totals.bytes / 40
 
 
 def test_the_order_is_that_of_sealing(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support.tuning import figures
 from vwo_fast._options import OPTIONS
+from vwo_fast.aggregator.spool_file import LOG_BYTES
 from vwo_fast.config import load_settings
 from vwo_fast.tuning.advice import SPARE, Advice, Demand, ImpossibleError, advise
 from vwo_fast.tuning.engine import Burst
@@ -82,6 +83,15 @@ def test_just_below_the_limit_is_possible() -> None:
     assert advise(demand(rate=0.98 * limit, workers=64), figures()).capacity >= SPARE * 0.98 * limit
     with pytest.raises(ImpossibleError):
         advise(demand(rate=1.02 * limit, workers=64), figures())
+
+
+def test_the_disk_holds_the_events_and_a_log() -> None:
+    """Few events are there twice, in SQLite's log and in the file; of many the log is a small part."""
+    advice = advise(demand(), figures())
+    assert advice.disk_bytes(0) == 0
+    assert advice.disk_bytes(100) == pytest.approx(2 * 100 * advice.disk_per_event)
+    assert advice.disk_bytes(1e6) == pytest.approx(1e6 * advice.disk_per_event + advice.log_bytes)
+    assert LOG_BYTES < advice.log_bytes < 2 * LOG_BYTES
 
 
 def test_scarce_places_are_warned_of() -> None:

@@ -24,6 +24,8 @@ BUSY_SECONDS = 0.25
 """How long the loop may stand still because somebody else writes: an operator's commands are short."""
 
 PAGE_BYTES = 4096
+LOG_BYTES = 1 << 22
+"""SQLite's log beside the file grows to this, and by one transaction, before what is in it goes into the file."""
 COMPANIONS = ("-wal", "-shm", "")
 
 
@@ -64,7 +66,8 @@ def open_or_create(path: Path) -> sqlite3.Connection:
             db.execute("PRAGMA auto_vacuum=INCREMENTAL")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
-        db.execute("PRAGMA journal_size_limit=4194304")
+        db.execute(f"PRAGMA wal_autocheckpoint={LOG_BYTES // PAGE_BYTES}")
+        db.execute(f"PRAGMA journal_size_limit={LOG_BYTES}")
         db.execute("PRAGMA temp_store=MEMORY")
         if version == 0:
             db.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")

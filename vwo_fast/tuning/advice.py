@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from vwo_fast._options import OPTIONS
 from vwo_fast.aggregator.nap import NAP_SECONDS_MAX
 from vwo_fast.aggregator.sealed import VISITOR_FILTER_BYTES
+from vwo_fast.aggregator.spool_file import LOG_BYTES
 from vwo_fast.aggregator.spool_rows import ROW_OVERHEAD
 from vwo_fast.aggregator.window import LOADED_BATCHES_MAX
 from vwo_fast.queue import GROWTH_RESERVE
 from vwo_fast.tuning.figures import Figures, amount, events_max
 from vwo_fast.tuning.flow import Flow, Machine, Plan, capacity, sharing, simulate
-from vwo_fast.tuning.outage import Outage, Store, give_up, notice, simulate_outage
+from vwo_fast.tuning.outage import Outage, Replay, Store, give_up, notice
 
 __all__ = ["Advice", "Choice", "Demand", "ImpossibleError", "Trial", "advise", "machine_of"]
 
@@ -106,13 +107,22 @@ class Advice:
     aggregator_bytes: float
     lanes_bytes: int
     outage: Outage
-    outage_bytes: float
+    disk_per_event: float
+    log_bytes: float
+    """What SQLite's log takes beside the spool."""
     notice_median: float
     notice_max: float
     cold_delay: float
     """What TCP adds to the delay of a request whose connection has been idle."""
     warnings: tuple[str, ...]
+    replay: Replay
+    """For outages of other lengths."""
     trials: tuple[Trial, ...] = field(repr=False)
+
+    def disk_bytes(self, events: float) -> float:
+        """What so many events take there at most, first in the log and then beside it."""
+        data = events * self.disk_per_event
+        return data + min(data, self.log_bytes)
 
     def value(self, name: str) -> int | float | None:
         """The recommended value of an option."""
@@ -148,8 +158,8 @@ def advise(demand: Demand, figures: Figures, tell: Tell = lambda _text: None) ->
     flow = simulate(machine, demand.rate, chosen.plan)
     sizes = _lane_sizes(demand, figures, flow)
     limit = _spool_limit(demand, figures, chosen.plan)
-    outage = _outage(demand, figures, machine, chosen, flow, sizes, limit)
-    return _assemble(demand, figures, machine, chosen, flow, sizes, limit, outage, tuple(trials))
+    replay = _replay(demand, figures, machine, chosen, flow, sizes, limit)
+    return _assemble(demand, figures, machine, chosen, flow, sizes, limit, replay, tuple(trials))
 
 
 # ---- the way to the server
@@ -333,7 +343,7 @@ def _spool_limit(demand: Demand, figures: Figures, plan: Plan) -> _SpoolLimit:
     )
 
 
-def _outage(
+def _replay(
     demand: Demand,
     figures: Figures,
     machine: Machine,
@@ -341,14 +351,10 @@ def _outage(
     flow: Flow,
     lanes: _Lanes,
     limit: _SpoolLimit,
-) -> tuple[Outage, float, float]:
-    """The outage when the return is noticed as late as in half of all cases; when that is, and when at the latest."""
-    delays = (float(OPTIONS["retry_delay_min"].default or 0), float(OPTIONS["retry_delay_max"].default or 0))
-    seen, latest = notice(OUTAGE_SECONDS, *delays)
+) -> Replay:
     replaying = replace(machine, event_cpu=machine.event_cpu + figures.spool.read)
     # Small batches of the spool share a request.
     joined = min(chosen.plan.events_per_request, round(LOADED_BATCHES_MAX * flow.events_per_request))
-    reached = capacity(replaying, joined, chosen.plan.in_flight_max)
     room = lanes.size * demand.workers / figures.lane.record_bytes
     store = Store(
         steady=min(flow.depth_median, room),
@@ -357,15 +363,16 @@ def _outage(
         spool=limit.bytes_max / limit.per_event,
         spool_per_second=1 / figures.spool.write,
     )
-    found = simulate_outage(
-        demand.rate,
-        reached,
-        store,
-        seconds=OUTAGE_SECONDS,
-        notice_seconds=seen,
-        give_up_seconds=give_up(*delays),
+    return Replay(
+        rate=demand.rate,
+        capacity=capacity(replaying, joined, chosen.plan.in_flight_max),
+        store=store,
+        give_up_seconds=give_up(*_retry_delays()),
     )
-    return found, seen, latest
+
+
+def _retry_delays() -> tuple[float, float]:
+    return float(OPTIONS["retry_delay_min"].default or 0), float(OPTIONS["retry_delay_max"].default or 0)
 
 
 # ---- the whole
@@ -379,10 +386,13 @@ def _assemble(
     flow: Flow,
     lanes: _Lanes,
     limit: _SpoolLimit,
-    outage: tuple[Outage, float, float],
+    replay: Replay,
     trials: tuple[Trial, ...],
 ) -> Advice:
     plan = chosen.plan
+    # As late as in half of all cases, and at the latest.
+    seen, latest = notice(OUTAGE_SECONDS, *_retry_delays())
+    outage = replay.play(OUTAGE_SECONDS, seen)
     body = flow.events_per_request * machine.json_bytes
     cold = math.ceil(math.log2(body / SEGMENT_BYTES + 1)) - 1
     batch_bytes = plan.events_per_request * (machine.json_bytes + 4) + 2 * VISITOR_FILTER_BYTES
@@ -395,12 +405,14 @@ def _assemble(
         worker_share=demand.rate / demand.workers * figures.lane.enqueue.median,
         aggregator_bytes=figures.engine.memory_bytes + (1 + flow.batches_waiting_max) * batch_bytes,
         lanes_bytes=lanes.size * demand.workers,
-        outage=outage[0],
-        outage_bytes=outage[0].spool_peak * max(limit.per_event, figures.spool.disk_bytes),
-        notice_median=outage[1],
-        notice_max=outage[2],
+        outage=outage,
+        disk_per_event=max(limit.per_event, figures.spool.disk_bytes),
+        log_bytes=LOG_BYTES + body,
+        notice_median=seen,
+        notice_max=latest,
+        replay=replay,
         cold_delay=max(0, cold) * demand.rtt,
-        warnings=_warnings(demand, figures, lanes, limit, outage[0], machine.request_seconds(flow.events_per_request)),
+        warnings=_warnings(demand, figures, lanes, limit, outage, machine.request_seconds(flow.events_per_request)),
         trials=trials,
     )
 

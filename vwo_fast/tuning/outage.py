@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from vwo_fast.aggregator.gate import backoff
 from vwo_fast.aggregator.shipper import SPILL_AFTER_FAILURES
 
-__all__ = ["Outage", "Store", "notice", "simulate_outage"]
+__all__ = ["Outage", "Replay", "Store", "give_up", "notice", "simulate_outage"]
 
 STEPS_AWAY = 600
 STEPS_MAX = 200_000
@@ -49,6 +49,28 @@ class Outage:
     delivered: float
     points: tuple[tuple[float, float, float, float], ...] = field(repr=False)
     """(time, in lanes, in spool, refused so far); time 0 is the beginning of the outage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """What decides about an outage, except how long it is."""
+
+    rate: float
+    capacity: float
+    """Events a second that are sent when the server is back."""
+    store: Store
+    give_up_seconds: float
+
+    def play(self, seconds: float, notice_seconds: float) -> Outage:
+        """An outage of so many seconds, the end of which is noticed so much later."""
+        return simulate_outage(
+            self.rate,
+            self.capacity,
+            self.store,
+            seconds=seconds,
+            notice_seconds=notice_seconds,
+            give_up_seconds=self.give_up_seconds,
+        )
 
 
 def notice(seconds: float, delay_min: float, delay_max: float) -> tuple[float, float]:

@@ -51,7 +51,7 @@ def outage_facts(advice: Advice) -> list[tuple[str, str]]:
     even = "not at this rate" if outage.even_after is None else time_text(outage.even_after)
     return [
         ("events in the spool at most", amount(outage.spool_peak)),
-        ("bytes of disk at most", amount(advice.outage_bytes, "B")),
+        ("bytes of disk at most", amount(advice.disk_bytes(outage.spool_peak), "B")),
         ("events refused", amount(outage.refused)),
         ("all sent, after the server is back", even),
         (
@@ -233,10 +233,9 @@ def _depth_plot(advice: Advice) -> str:
 def _outage_plot(advice: Advice) -> str:
     points = advice.outage.points
     minutes = [(now / MINUTE, lanes, spool) for now, lanes, spool, _ in points]
-    per_event = advice.outage_bytes / advice.outage.spool_peak if advice.outage.spool_peak else 0.0
-    scale = 1e9 if advice.outage_bytes >= 1e9 else 1e6
+    scale = 1e9 if advice.disk_bytes(advice.outage.spool_peak) >= 1e9 else 1e6
     drawn = line_chart(
-        [Line(name="spool on disk", points=[(now, spool * per_event / scale) for now, _, spool in minutes])],
+        [Line(name="spool on disk", points=[(now, advice.disk_bytes(spool) / scale) for now, _, spool in minutes])],
         title="The spool in an outage of ten minutes",
         x_name="minutes",
         y_name="GB" if scale == 1e9 else "MB",
@@ -266,7 +265,7 @@ def facts(advice: Advice) -> dict[str, Any]:
         "outage": {
             "seconds": outage.seconds,
             "spool_events": outage.spool_peak,
-            "spool_bytes": advice.outage_bytes,
+            "spool_bytes": advice.disk_bytes(outage.spool_peak),
             "refused_events": outage.refused,
             "all_sent_after_seconds": outage.even_after,
             "noticed_after_seconds": advice.notice_median,
