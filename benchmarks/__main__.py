@@ -29,7 +29,8 @@ QUICK: dict[str, list[str]] = {
     "tail": ["--rounds", "2"],
     "tls": ["--rounds", "2"],
     "transcode": ["--rounds", "6"],
-    "wsgi": ["--rounds", "2", "--seconds", "1"],
+    "wire": ["--quick"],
+    "wsgi": ["--rounds", "2"],
 }
 """Arguments that only show that a program works."""
 

@@ -79,8 +79,8 @@ def msgspec_encode(url: str) -> Iterator[Way]:
 # ---- the official SDKs
 
 
-def official_fullstack(url: str, events_per_request: int = 5000) -> Any:
-    """The unmodified SDK, sending to ``url``."""
+def official_fullstack(url: str, events_per_request: int | None = 5000) -> Any:
+    """The unmodified SDK, sending to ``url``; ``events_per_request`` None: a request for each event."""
     import vwo
     from vwo.constants import constants
 
@@ -89,26 +89,25 @@ def official_fullstack(url: str, events_per_request: int = 5000) -> Any:
     constants.HTTPS_PROTOCOL = "http://"
     constants.ENDPOINTS.BASE_URL = urlsplit(url).netloc
     settings = json.dumps(sdk_settings.fullstack(accountId=ACCOUNT, sdkKey=SDK_KEY))
-    batching = {"events_per_request": events_per_request, "request_time_interval": 600}
-    return vwo.launch(settings, batch_events=batching)
+    return vwo.launch(settings, batch_events=_batching(events_per_request))
 
 
-def official_fme(url: str, events_per_request: int = 5000) -> Any:
-    """The unmodified SDK, sending to ``url``, which also gives it its settings."""
+def official_fme(url: str, events_per_request: int | None = 5000) -> Any:
+    """The unmodified SDK, sending to ``url``, which also gives it its settings; likewise."""
     import vwo
 
     from tests.support import sdk_settings
 
     settings = sdk_settings.fme()
-    batching = {"events_per_request": events_per_request, "request_time_interval": 600}
-    return vwo.init(
-        {
-            "sdk_key": settings["sdkKey"],
-            "account_id": settings["accountId"],
-            "proxy_url": url,
-            "batch_event_data": batching,
-        }
-    )
+    given = {"sdk_key": settings["sdkKey"], "account_id": settings["accountId"], "proxy_url": url}
+    batching = _batching(events_per_request)
+    return vwo.init(given if batching is None else {**given, "batch_event_data": batching})
+
+
+def _batching(events_per_request: int | None) -> dict[str, int] | None:
+    if events_per_request is None:
+        return None
+    return {"events_per_request": events_per_request, "request_time_interval": 600}
 
 
 @contextlib.contextmanager
