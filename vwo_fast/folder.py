@@ -15,7 +15,7 @@ from vwo_fast._log import get_logger
 from vwo_fast.config import Settings, differences
 from vwo_fast.errors import ConfigError, QueueError
 from vwo_fast.locks import AGGREGATOR_LOCK, OPEN_LOCK, USERS_LOCK, LockFile, exclusive, lock_file, random_id
-from vwo_fast.paths import queue_folder, read_private, spool_folder
+from vwo_fast.paths import is_another, queue_folder, read_private, spool_folder
 
 __all__ = ["CONFIG_FILE", "CONTROL_FILE", "Membership", "read_settings", "write_private"]
 
@@ -61,10 +61,7 @@ class Membership:
     @property
     def is_gone(self) -> bool:
         """Whether the folder was deleted, or made anew: who opens the queue now does not find us."""
-        try:
-            return os.stat(self.folder).st_ino != self._inode
-        except (FileNotFoundError, NotADirectoryError):
-            return True
+        return is_another(self.folder, self._inode)
 
     def leave(self) -> None:
         """Stop being a user. A forked child holds nothing and gives nothing back."""

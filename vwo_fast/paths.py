@@ -26,6 +26,7 @@ __all__ = [
     "check_socket_path",
     "default_run_dir",
     "default_spool_dir",
+    "is_another",
     "private_folder",
     "queue_folder",
     "read_private",
@@ -111,6 +112,14 @@ def spool_folder(settings: Settings, create: bool = True) -> Path:
     """The queue's folder in spool_dir, made and checked."""
     private_folder(settings.spool_dir, create)
     return private_folder(settings.queue_spool_dir, create)
+
+
+def is_another(folder: Path, inode: int) -> bool:
+    """Whether a folder was deleted, or made anew: who opens it now does not find what is in the one of that number."""
+    try:
+        return os.stat(folder).st_ino != inode
+    except (FileNotFoundError, NotADirectoryError):
+        return True
 
 
 def _make(folder: Path) -> None:

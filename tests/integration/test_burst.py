@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.engine import Engine, engine, impression, numbers, route, wait_for
-from vwo_fast import queue as queue_room
+from vwo_fast import owner as owner_room
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_an_outgrown_lane_is_read_first_also_by_a_new_aggregator(shop: Engine) -
 
 def test_outgrown_lanes_are_removed_and_the_lane_shrinks_again(shop: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the burst one lane is left, of the usual size."""
-    monkeypatch.setattr(queue_room, "SHRINK_SECONDS", 0.5)
+    monkeypatch.setattr(owner_room, "SHRINK_SECONDS", 0.5)
     queue = shop.queue(events_per_request=100, lane_bytes=1 << 16)
     producer = queue.producer(route())
     largest = 0

@@ -15,7 +15,7 @@ import vwo_fast
 from tests.support.crashes import end_aggregators
 from tests.support.engine import Engine, engine, impression, numbers, route, wait_for
 from vwo_fast import cli, stats
-from vwo_fast.queue import logger as queue_logger
+from vwo_fast.owner import logger as owner_logger
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_workers_say_so_once_and_go_on(
     goes on everything arrives once."""
     queue, pid = stopped
     producer = queue.producer(route())
-    with caplog.at_level(logging.ERROR, logger=queue_logger.name):
+    with caplog.at_level(logging.ERROR, logger=owner_logger.name):
         deadline = time.monotonic() + 3.5
         n = 0
         while time.monotonic() < deadline:

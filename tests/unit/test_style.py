@@ -23,6 +23,7 @@ LAYERS = (
     ("_batch", "_lane"),
     ("_wire", "client", "doorbell", "folder", "stats"),
     ("aggregator", "reports"),
+    ("owner",),
     ("queue",),
     ("",),
     ("_sdk", "doctor", "tuning"),
@@ -32,7 +33,20 @@ LAYERS = (
 )
 
 # A worker's half and the aggregator's half share memory and values, never code.
-WORKER = ("", "_fme_seam", "_sdk", "client", "doorbell", "fme", "folder", "fullstack", "launch", "queue", "reports")
+WORKER = (
+    "",
+    "_fme_seam",
+    "_sdk",
+    "client",
+    "doorbell",
+    "fme",
+    "folder",
+    "fullstack",
+    "launch",
+    "owner",
+    "queue",
+    "reports",
+)
 WORKER_TOO = ("_log", "_value", "_zmtp", "stats")
 WORKER_NEVER_IMPORTS = {"requests", "sqlite3", "urllib3", "vwo_fast.aggregator"}
 

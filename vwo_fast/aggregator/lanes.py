@@ -26,6 +26,7 @@ from vwo_fast.aggregator.failpoint import reach
 from vwo_fast.aggregator.metrics import Metrics, Throttle
 from vwo_fast.counters import ControlCounter, Reason
 from vwo_fast.locks import LockFile
+from vwo_fast.paths import is_another
 
 __all__ = ["Lane", "LaneSet", "Segment"]
 
@@ -198,10 +199,7 @@ class LaneSet:
     @property
     def is_folder_gone(self) -> bool:
         """Whether the folder was deleted, or made anew: nobody can find us in it any more."""
-        try:
-            return os.stat(self._folder).st_ino != self._folder_inode
-        except (FileNotFoundError, NotADirectoryError):
-            return True
+        return is_another(self._folder, self._folder_inode)
 
     def scan(self) -> None:
         """Attach the lanes that are new in the folder."""

@@ -16,7 +16,7 @@ from vwo_fast.aggregator.sealed import VISITOR_FILTER_BYTES
 from vwo_fast.aggregator.spool_file import LOG_BYTES
 from vwo_fast.aggregator.spool_rows import ROW_OVERHEAD
 from vwo_fast.aggregator.window import LOADED_BATCHES_MAX
-from vwo_fast.queue import GROWTH_RESERVE
+from vwo_fast.owner import GROWTH_RESERVE
 from vwo_fast.tuning.figures import Figures, amount, events_max
 from vwo_fast.tuning.flow import Flow, Machine, Plan, capacity, sharing, simulate
 from vwo_fast.tuning.outage import Outage, Replay, Store, give_up, notice
