@@ -33,15 +33,12 @@ CONNECTIONS = 8
 """In a round."""
 EVENTS = 100
 PATH = "/server-side/batch-events"
-AGAINST = "requests.Session"
 
-# A 201, because of a 200 the transport does not read the text. nginx needs a cache for TLS 1.2, as tickets are not
-# asked for there.
-DIRECTIVES = (
-    "keepalive_requests 1; ssl_session_cache shared:sessions:1m;"
-    f" location {PATH} {{ return 201 '$pid $ssl_session_reused'; }}"
-)
-GRANTS_NOTHING = "ssl_protocols TLSv1.3; ssl_session_tickets off; ssl_session_timeout 0;"
+# A 201, because of a 200 the transport does not read the text.
+DIRECTIVES = f"keepalive_requests 1; location {PATH} {{ return 201 '$pid $ssl_session_reused'; }} "
+# TLS 1.2 needs a cache, as tickets are not asked for there.
+GRANTS = "ssl_session_cache shared:sessions:1m; "
+GRANTS_NOTHING = "ssl_session_cache off; ssl_session_tickets off; "
 
 
 def body() -> bytes:
@@ -105,27 +102,39 @@ def rows(folder: Path, rounds: int) -> Iterator[Row]:
     usual.write_bytes(Path(requests.certs.where()).read_bytes() + authority.authority.read_bytes())
     count = usual.read_text().count("BEGIN CERTIFICATE")
     bundles = {"one authority": authority.authority, f"the {count} usual authorities": usual}
+    silent = folder / "silent"
+    silent.mkdir()
     for version, protocol in {"TLS 1.3": "ssl_protocols TLSv1.3;", "TLS 1.2": "ssl_protocols TLSv1.2;"}.items():
-        with Nginx(folder, free_port(), directives=DIRECTIVES + protocol, server=certificate) as nginx:
+        granting = Nginx(folder, free_port(), directives=DIRECTIVES + GRANTS + protocol, server=certificate)
+        refusing = Nginx(silent, free_port(), directives=DIRECTIVES + GRANTS_NOTHING + protocol, server=certificate)
+        with granting, refusing:
             for trusted, bundle in bundles.items():
-                with clients(nginx.url, bundle) as (ours, theirs):
+                with clients(granting.url, bundle) as (ours, theirs):
                     yield measured(f"{version}, {trusted}: CPU here", ours, theirs, Client.here, rounds)
-            with clients(nginx.url, authority.authority) as (ours, theirs):
-                yield measured(f"{version}: CPU of nginx", ours, theirs, Client.there, rounds)
-    with Nginx(folder, free_port(), directives=DIRECTIVES + GRANTS_NOTHING, server=certificate) as nginx:
-        for trusted, bundle in bundles.items():
-            with clients(nginx.url, bundle) as (ours, theirs):
-                what = f"a server that grants no session, {trusted}: CPU here"
-                yield measured(what, ours, theirs, Client.here, rounds)
+            with clients(granting.url, usual) as (ours, _), clients(refusing.url, usual) as (full, theirs):
+                what = f"{version}, its session resumed: CPU here"
+                yield measured(what, ours, full, Client.here, rounds, "the same, a server that grants no session")
+                what = f"{version}, a server that grants no session, usual authorities: CPU here"
+                yield measured(what, full, theirs, Client.here, rounds)
+            with clients(granting.url, usual) as (ours, _), clients(refusing.url, usual) as (full, _):
+                what = f"{version}, its session resumed: CPU of nginx"
+                yield measured(what, ours, full, Client.there, rounds, "the same, a server that grants no session")
 
 
-def measured(what: str, ours: Client, theirs: Client, measure: Callable[[Client, object], float], rounds: int) -> Row:
+def measured(
+    what: str,
+    ours: Client,
+    theirs: Client,
+    measure: Callable[[Client, object], float],
+    rounds: int,
+    against: str = "requests.Session",
+) -> Row:
     pair = alternate(
         Way(run=lambda work: measure(ours, work)), Way(run=lambda work: measure(theirs, work)), rounds=rounds
     )
-    note = f"full handshakes: {ours.told()}, {AGAINST} {theirs.told()}"
+    note = f"full handshakes: {ours.told()}, beside {theirs.told()}"
     title = f"new connection and POST of {EVENTS} events, {what}"
-    return pair_row(pair, what=title, against=AGAINST, unit="µs", at_most=None, note=note)
+    return pair_row(pair, what=title, against=against, unit="µs", at_most=None, note=note)
 
 
 def main() -> int:
@@ -134,7 +143,7 @@ def main() -> int:
     missing = [name for name in ("nginx", "openssl") if program(name) is None]
     if missing:
         reason = f"{' and '.join(missing)} not installed"
-        return finish("tls", [skipped("new connection and POST", AGAINST, reason)], given.json)
+        return finish("tls", [skipped("new connection and POST", "requests.Session", reason)], given.json)
     with tempfile.TemporaryDirectory(prefix="vfb-") as name:
         # nginx gives up root rights for its workers, which must be able to read what is there.
         Path(name).chmod(0o755)
