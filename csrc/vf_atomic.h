@@ -45,29 +45,53 @@ static inline uint64_t vf_tail_load(const _Atomic uint64_t *tail) {
   return atomic_load_explicit(tail, memory_order_acquire);
 }
 
+/* What `sleeping` says: who is to ring. */
+enum {
+  VF_AWAKE = 0,
+  VF_ASLEEP = 1, /* whoever publishes */
+  VF_DOZING = 2  /* who has published and finds his lane half full */
+};
+
 /* F1. @caller consumer */
 static inline void vf_sleeping_set(_Atomic uint32_t *sleeping) {
-  atomic_store_explicit(sleeping, 1, memory_order_seq_cst);
+  atomic_store_explicit(sleeping, VF_ASLEEP, memory_order_seq_cst);
+}
+
+/* A doze ends soon by itself: nothing depends on when it is seen. @caller consumer */
+static inline void vf_dozing_set(_Atomic uint32_t *sleeping) {
+  atomic_store_explicit(sleeping, VF_DOZING, memory_order_relaxed);
 }
 
 /* A producer that still sees 1 rings once too often, which costs one message. @caller consumer */
 static inline void vf_sleeping_clear(_Atomic uint32_t *sleeping) {
-  atomic_store_explicit(sleeping, 0, memory_order_relaxed);
+  atomic_store_explicit(sleeping, VF_AWAKE, memory_order_relaxed);
 }
 
 /* F0: true for the one producer that has to ring. @caller producer */
 static inline bool vf_sleeping_take(_Atomic uint32_t *sleeping) {
-  uint32_t expected = 1;
-  if (atomic_load_explicit(sleeping, memory_order_seq_cst) != 1) {
+  uint32_t expected = VF_ASLEEP;
+  if (atomic_load_explicit(sleeping, memory_order_seq_cst) != VF_ASLEEP) {
     return false;
   }
-  return atomic_compare_exchange_strong_explicit(sleeping, &expected, 0, memory_order_seq_cst,
-                                                 memory_order_relaxed);
+  return atomic_compare_exchange_strong_explicit(sleeping, &expected, VF_AWAKE,
+                                                 memory_order_seq_cst, memory_order_relaxed);
+}
+
+/* @caller producer */
+static inline bool vf_dozing_load(const _Atomic uint32_t *sleeping) {
+  return atomic_load_explicit(sleeping, memory_order_relaxed) == VF_DOZING;
+}
+
+/* True for the one producer that has to end the doze. @caller producer */
+static inline bool vf_dozing_take(_Atomic uint32_t *sleeping) {
+  uint32_t expected = VF_DOZING;
+  return atomic_compare_exchange_strong_explicit(sleeping, &expected, VF_AWAKE,
+                                                 memory_order_relaxed, memory_order_relaxed);
 }
 
 /* Only shown to people. @caller any */
 static inline bool vf_sleeping_load(const _Atomic uint32_t *sleeping) {
-  return atomic_load_explicit(sleeping, memory_order_relaxed) != 0;
+  return atomic_load_explicit(sleeping, memory_order_relaxed) == VF_ASLEEP;
 }
 
 /* R2. @caller any */

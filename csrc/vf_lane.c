@@ -152,6 +152,14 @@ void vf_lane_publish(struct vf_producer *producer, uint32_t size, uint64_t route
   }
 }
 
+bool vf_lane_must_ring(struct vf_producer *producer, _Atomic uint32_t *sleeping) {
+  uint64_t half = producer->capacity / 2;
+
+  return vf_sleeping_take(sleeping) ||
+         (vf_dozing_load(sleeping) && free_bytes(producer, half) < half &&
+          vf_dozing_take(sleeping));
+}
+
 bool vf_lane_revisit(struct vf_producer *producer, struct vf_reader *reader) {
   struct vf_lane_header *header = producer->header;
   uint64_t abandoned = vf_number_load(&header->abandoned);

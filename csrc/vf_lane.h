@@ -144,6 +144,12 @@ int vf_lane_reserve(struct vf_producer *producer, uint32_t size, uint8_t **paylo
 void vf_lane_publish(struct vf_producer *producer, uint32_t size, uint64_t route, uint16_t kind,
                      uint64_t seq);
 
+/*
+ * Whether the producer, who has just published, is the one that has to ring; `sleeping` is the
+ * aggregator's word in the control file.  @caller producer
+ */
+bool vf_lane_must_ring(struct vf_producer *producer, _Atomic uint32_t *sleeping);
+
 /* The next sequence number. @caller producer */
 static inline uint64_t vf_lane_take_seq(struct vf_producer *producer) {
   return ++producer->seq;

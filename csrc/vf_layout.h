@@ -130,7 +130,8 @@ static_assert(sizeof(struct vf_lane_header) <= VF_LANE_HEADER_SIZE, "header page
  *   | ident  | sleeping| generation| launch    | heart    | counters   |
  *   +--------+---------+-----------+-----------+----------+------------+
  *
- * sleeping is set by the aggregator and cleared by whoever wakes it;
+ * sleeping is set by the aggregator and cleared by whoever wakes it (see
+ * vf_atomic.h for what it says);
  * generation grows when a lane or a route gets its name; launch holds the
  * monotonic time of the last attempt to start an aggregator; the rest is
  * written by the aggregator alone.

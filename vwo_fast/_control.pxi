@@ -54,6 +54,9 @@ cdef class Control:
     def set_sleeping(self):
         vf_sleeping_set(&self.mapped().sleeping)
 
+    def set_dozing(self):
+        vf_dozing_set(&self.mapped().sleeping)
+
     def set_awake(self):
         vf_sleeping_clear(&self.mapped().sleeping)
 

@@ -39,6 +39,7 @@ cdef extern from "vf_atomic.h" nogil:
     void vf_sleeping_clear(atomic_u32 *sleeping) noexcept
     bint vf_sleeping_take(atomic_u32 *sleeping) noexcept
     bint vf_sleeping_load(atomic_u32 *sleeping) noexcept
+    void vf_dozing_set(atomic_u32 *sleeping) noexcept
     void vf_generation_bump(atomic_u64 *generation) noexcept
     uint64_t vf_generation_load(atomic_u64 *generation) noexcept
     uint64_t vf_tail_load(atomic_u64 *tail) noexcept
@@ -115,6 +116,7 @@ cdef extern from "vf_lane.h" nogil:
     int vf_lane_reserve(vf_producer *producer, uint32_t size, uint8_t **payload) noexcept
     void vf_lane_publish(vf_producer *producer, uint32_t size, uint64_t route, uint16_t kind,
                          uint64_t seq) noexcept
+    bint vf_lane_must_ring(vf_producer *producer, atomic_u32 *sleeping) noexcept
     bint vf_lane_revisit(vf_producer *producer, vf_reader *reader) noexcept
     uint64_t vf_lane_take_seq(vf_producer *producer) noexcept
     int vf_reader_attach(vf_reader *reader, const char *path, vf_fault *fault) noexcept

@@ -49,6 +49,8 @@ class Control:
     def sleeping(self) -> bool: ...
     def set_sleeping(self) -> None:
         """Aggregator: announce sleep (with a full fence); it must look at the lanes once more before it sleeps."""
+    def set_dozing(self) -> None:
+        """Aggregator: announce a nap that only a producer whose lane is half full is to end."""
     def set_awake(self) -> None: ...
     def take_doorbell(self) -> bool:
         """Producer, after publishing: True when the aggregator sleeps and this caller is the one to wake it."""

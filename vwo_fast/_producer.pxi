@@ -278,7 +278,7 @@ cdef class LaneOwner:
         cdef bint is_calm
         vf_number_add_own(&self.lane.header.counters[ACCEPTED], 1)
         vf_number_add_own(&self.lane.header.counters[ACCEPTED_BYTES], size)
-        if self.control.c != NULL and vf_sleeping_take(&self.control.c.sleeping):
+        if self.control.c != NULL and vf_lane_must_ring(&self.lane, &self.control.c.sleeping):
             self.ring()
         tick = vf_tick()
         if tick != self.tick:

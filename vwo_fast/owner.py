@@ -303,8 +303,6 @@ class Owner(_lane.LaneOwner):
             return True
         self.ensure_aggregator()
         if self._grow():
-            # A lane that was filled within a nap: the aggregator need not sleep to its end.
-            self._bell.ring()
             return True
         settings = self.member.settings
         if settings.on_full != "block" or waited >= settings.block_timeout:

@@ -104,6 +104,11 @@ static void test_the_control_file(void) {
   vf_sleeping_set(&second->sleeping);
   CHECK(vf_sleeping_take(&control->sleeping));
   CHECK(!vf_sleeping_take(&control->sleeping));
+  vf_dozing_set(&second->sleeping);
+  CHECK(!vf_sleeping_take(&control->sleeping) && !vf_sleeping_load(&control->sleeping));
+  CHECK(vf_dozing_load(&control->sleeping));
+  CHECK(vf_dozing_take(&control->sleeping));
+  CHECK(!vf_dozing_take(&control->sleeping) && !vf_dozing_load(&second->sleeping));
   CHECK(vf_control_claim_launch(control, 1000, 100));
   CHECK(!vf_control_claim_launch(second, 1050, 100));
   CHECK(vf_control_claim_launch(second, 1100, 100));

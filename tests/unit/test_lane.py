@@ -252,6 +252,30 @@ class TestEnqueue:
         assert owner.heard.count(("ring",)) == 1
         assert owner.lane_counters()[LaneCounter.DOORBELLS] == 1
 
+    def test_a_dozing_aggregator_is_rung_once_when_the_lane_is_half_full(
+        self, owner: Owner, producer: _lane.Producer
+    ) -> None:
+        """Not before, not again until the next doze, and not for what has been released meanwhile."""
+        control = _lane.Control.attach(str(owner.folder / "control"))
+        assert producer.enqueue(0)
+        reader = _lane.LaneReader.attach(owner.path())
+        control.set_dozing()
+        assert not control.sleeping
+        event = "x" * 1000
+        rings = []
+        for _ in range(3):
+            while owner.used_bytes + 1100 < owner.capacity // 2:
+                assert producer.enqueue(event)
+            rings.append(owner.heard.count(("ring",)))
+            for _ in range(3):
+                assert producer.enqueue(event)
+            rings.append(owner.heard.count(("ring",)))
+            while reader.take() is not None:
+                pass
+            reader.release(reader.cursor)
+            control.set_dozing()
+        assert rings == [0, 1, 1, 2, 2, 3]
+
     def test_the_first_event_ticks(self, owner: Owner, producer: _lane.Producer) -> None:
         """hook_tick comes with the first event of a period, so also with the very first."""
         assert producer.enqueue(1)

@@ -139,12 +139,13 @@ class ControlSocket:
 
     # ---- what comes in
 
-    def wait(self, seconds: float) -> None:
-        """Until there is a message, a watched descriptor is readable, or the time is over."""
+    def wait(self, seconds: float) -> bool:
+        """Until there is a message, a watched descriptor is readable, or the time is over. False: it was the time."""
         now = self._clock()
         if self._resting:
             seconds = min(seconds, self._resting[0][0] - now)
-        for key, events in self._selector.select(0 if self._ready else max(0.0, seconds)):
+        found = self._selector.select(0 if self._ready else max(0.0, seconds))
+        for key, events in found:
             if key.fileobj is self._listener:
                 self._accept()
             elif isinstance(key.data, _Peer):
@@ -154,6 +155,7 @@ class ControlSocket:
                     self._ready[key.data] = None
         self._wake_rested()
         self._drop_strangers()
+        return bool(found or self._ready)
 
     def questions(self) -> Iterator[Question]:
         """The questions that have come, a limited number of them. A doorbell is none: waking was all it is for."""

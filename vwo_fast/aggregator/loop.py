@@ -1,10 +1,10 @@
 """The loop: one thread that owns lanes, batches, spool, barriers and the control socket.
 
 Idea: every turn does what is there to do, then the loop sleeps as long as it may.
-After work it naps for some milliseconds without being woken, because more is
-likely (nap.py); after a while without events it announces its sleep in the control file,
-looks at the lanes once more, and waits for a doorbell, a reply, or the next
-moment that something is due.  Key invariant: between the announcement and the
+After work it naps for some milliseconds without being woken for an event, because
+more is likely (nap.py); after a while without events it announces its sleep in the
+control file, looks at the lanes once more, and waits for a doorbell, a reply, or the
+next moment that something is due.  Key invariant: between the announcement and the
 sleep every head is read again, so an event published meanwhile is either seen
 here or its producer has seen the announcement and rings.
 """
@@ -128,7 +128,7 @@ class Aggregator:
             clock=clock,
         )
         self._active_at = clock()
-        self._nap = Nap(is_short=settings.durable == "always")
+        self._nap = Nap(is_short=settings.durable == "always" or settings.real_time)
         self._house_at = 0.0
         self._is_blocked = False
         self._has_backlog = False
@@ -288,13 +288,22 @@ class Aggregator:
         elif self._is_blocked:
             self._socket.wait(min(wait, BLOCKED_NAP_SECONDS))
         elif now - self._active_at < AWAKE_SECONDS:
-            self._socket.wait(min(wait, self._nap.seconds))
+            self._take_nap(min(now + wait, self._active_at + AWAKE_SECONDS))
         else:
             self._nap.reset()
             self._shared.set_sleeping()
             if not self._has_unread():
                 self._socket.wait(wait)
             self._shared.set_awake()
+
+    def _take_nap(self, until: float) -> None:
+        """Look at the lanes now and then; a whole turn, which costs as much as hundreds of events, for a reason."""
+        if self._nap.is_long:
+            self._shared.set_dozing()
+        while (left := until - self._clock()) > 0:
+            if self._socket.wait(min(left, self._nap.seconds)) or self._has_unread():
+                break
+        self._shared.set_awake()
 
     def _has_unread(self) -> bool:
         if self.lanes.has_news:

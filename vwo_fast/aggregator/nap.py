@@ -3,8 +3,8 @@
 Idea: a turn costs the same for one event as for a thousand, so turns are as rare
 as the lanes allow.  While little of any lane is written between two turns the nap
 grows to its longest; when much is, it shrinks to what that rate needs.  Hard case:
-a burst that comes during a long nap fills a lane sooner than the nap ends; its
-producer then opens a larger lane and rings, which ends any nap.
+a burst that comes during a long nap fills a lane sooner than the nap ends.  So a long
+nap is a doze, announced in the control file: who finds his lane half full ends it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ FILL_WANTED = 1 / 16
 class Nap:
     """The length of the next nap.
 
-    ``is_short``: always the shortest, because events are to be on the disk soon, and in a lane they are on none.
+    ``is_short``: always the shortest, because events are to be sent at once, or to be on the disk soon, and in a
+    lane they are on none.
     """
 
     __slots__ = ("_seconds_max", "seconds")
@@ -31,6 +32,11 @@ class Nap:
     def __init__(self, *, is_short: bool = False) -> None:
         self.seconds = NAP_SECONDS_MIN
         self._seconds_max = NAP_SECONDS_MIN if is_short else NAP_SECONDS_MAX
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is longer than a lane that is read in time needs."""
+        return self.seconds > NAP_SECONDS_MIN
 
     def after(self, fill: float) -> None:
         """Adapt it to the largest share of a lane that was found unread after the last one."""
