@@ -7,14 +7,17 @@ is accepted and lost.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vwo_fast import launch
+from vwo_fast._lane import Control, SegmentError
 from vwo_fast._log import get_logger
 from vwo_fast.doorbell import ENDPOINT
 from vwo_fast.errors import QueueError
@@ -29,9 +32,13 @@ __all__ = ["Link", "flush", "socket_for"]
 logger = get_logger(__name__)
 
 POLL_SECONDS = 0.05
+WAIT_SECONDS = 0.005
 ANSWER_BYTES_MAX = 1 << 20
 DESCRIPTORS_NEEDED = 16
 """More than a context and a socket of ZeroMQ take together."""
+
+DEAD_SECONDS = 0.1
+"""Who has claimed a launch and has no process to show for so long has none."""
 
 _context: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
 _question_numbers = itertools.count(1)
@@ -71,13 +78,25 @@ def _check_descriptors() -> None:
 
 
 class Link:
-    """The way from a process to the aggregator of one queue: is it there, start it, ask it."""
+    """The way from a process to the aggregator of one queue: is it there, start it, ask it.
 
-    def __init__(self, folder: Path, queue: str, *, auto: bool = True, python: str | None = None) -> None:
+    ``claim()`` tells whether this process may launch it now; by default the queue's control file is asked.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        queue: str,
+        *,
+        claim: Callable[[], bool] | None = None,
+        auto: bool = True,
+        python: str | None = None,
+    ) -> None:
         self.folder = folder
         self.queue = queue
         self.auto = auto
         self.python = python
+        self._claim = claim or (lambda: _claim_in(folder))
         self._launches = 0
         self._complained = 0.0
 
@@ -93,8 +112,8 @@ class Link:
         except OSError as exc:
             raise QueueError(f"the aggregator of queue {self.queue!r} could not be started: {exc}") from exc
 
-    def ensure(self, claim: Any) -> bool:
-        """Launch the aggregator if none lives; ``claim()`` tells whether this caller may launch now.
+    def ensure(self) -> bool:
+        """Launch the aggregator if none lives and this process may.
 
         Never raises and never waits for the start.  A consumer that stays away is logged, at
         most once a minute.
@@ -105,7 +124,7 @@ class Link:
         if not self.auto:
             self._complain("no aggregator runs for queue %r: start it with 'vwo-fast run --queue %s'")
             return False
-        if claim():
+        if self._claim():
             if self._launches >= 2:
                 self._complain(
                     "the aggregator of queue %r does not stay up: see aggregator.log, try 'vwo-fast run --queue %s'"
@@ -157,16 +176,34 @@ class Link:
         return None
 
     def _wait_alive(self, deadline: float) -> bool:
-        last = 0.0
+        """Wait for an aggregator that somebody has launched, and launch one when nobody has."""
+        dead_since: float | None = None
+        may_hurry = True
         while not self.is_alive():
             now = time.monotonic()
             if now >= deadline:
                 return False
-            if self.auto and (not last or now - last >= launch.LAUNCH_INTERVAL_NS / 1e9):
-                last = now
-                self.start()
-            time.sleep(0.005)
+            if self.auto:
+                if launch.is_under_way(self.folder):
+                    dead_since = None
+                elif dead_since is None:
+                    dead_since = now
+                # Whoever has launched one that died at once has used up the claim; that is not waited out here.
+                is_dead = may_hurry and dead_since is not None and now - dead_since >= DEAD_SECONDS
+                if self._claim() or is_dead:
+                    may_hurry = may_hurry and not is_dead
+                    self.start()
+            time.sleep(WAIT_SECONDS)
         return True
+
+
+def _claim_in(folder: Path) -> bool:
+    """Ask the control file for the claim. An aggregator that could not read it would not stay."""
+    try:
+        with contextlib.closing(Control.attach(str(folder / "control"))) as control:
+            return launch.claim(control)
+    except (OSError, SegmentError):
+        return False
 
 
 def flush(link: Link, timeout: float, owner: int = 0) -> dict[str, Any] | None:
@@ -182,7 +219,7 @@ def _poll(socket: zmq.Socket[bytes], seconds: float) -> bool:
         # gevent has replaced sleep; a wait inside ZeroMQ would stop every greenlet of the worker.
         if socket.poll(0):
             return True
-        time.sleep(min(seconds, 0.005))
+        time.sleep(min(seconds, WAIT_SECONDS))
         return False
     return bool(socket.poll(int(seconds * 1000) or 1))
 

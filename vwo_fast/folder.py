@@ -10,6 +10,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from vwo_fast import launch
 from vwo_fast._lane import LAYOUT_VERSION, Control, SegmentError
 from vwo_fast._log import get_logger
 from vwo_fast.config import Settings, differences
@@ -62,6 +63,10 @@ class Membership:
     def is_gone(self) -> bool:
         """Whether the folder was deleted, or made anew: who opens the queue now does not find us."""
         return is_another(self.folder, self._inode)
+
+    def claim_launch(self) -> bool:
+        """Whether this process may launch the aggregator now."""
+        return launch.claim(self.control)
 
     def leave(self) -> None:
         """Stop being a user. A forked child holds nothing and gives nothing back."""

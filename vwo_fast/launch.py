@@ -13,11 +13,17 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vwo_fast.errors import QueueError
+from vwo_fast.locks import LAUNCH_LOCK, is_inherited_lock_held, lock_to_inherit
 
-__all__ = ["LAUNCH_INTERVAL_NS", "find_python", "launch"]
+if TYPE_CHECKING:
+    from vwo_fast._lane import Control
+
+__all__ = ["LAUNCH_INTERVAL_NS", "claim", "find_python", "is_under_way", "launch"]
 
 LAUNCH_INTERVAL_NS = 2_000_000_000
 """At most one launch per queue and host in this time; a start takes well under a second."""
@@ -75,6 +81,22 @@ def find_python(configured: str | None = None) -> str:
     return found
 
 
+def claim(control: Control) -> bool:
+    """Whether the caller may launch now: one may in each interval, over all processes of the queue."""
+    return control.claim_launch(time.monotonic_ns(), LAUNCH_INTERVAL_NS)
+
+
+def is_under_way(folder: Path) -> bool:
+    """Whether a process lives that was launched for the queue, from its first moment on.
+
+    It may say True although none does, when a child of whoever launched it has inherited the lock by chance.
+    """
+    try:
+        return is_inherited_lock_held(folder / LAUNCH_LOCK)
+    except OSError:
+        return False
+
+
 def launch(folder: Path, queue: str, *, python: str | None = None) -> None:
     """Start the aggregator of the queue in ``folder``, detached.
 
@@ -92,8 +114,30 @@ def launch(folder: Path, queue: str, *, python: str | None = None) -> None:
     environment["PYTHONPATH"] = here if not inherited else os.pathsep.join((here, inherited))
     arguments = ["/bin/sh", "-c", _SHELL, "sh", str(folder), find_python(python), "-m", "vwo_fast", "run"]
     arguments += ["--detached", "--queue", queue, "--run-dir", str(folder.parent)]
-    pid = os.posix_spawn("/bin/sh", arguments, environment, setsid=True, setsigmask=(), setsigdef=signals)
+    with _lock_for_life(folder) as actions:
+        pid = os.posix_spawn(
+            "/bin/sh", arguments, environment, file_actions=actions, setsid=True, setsigmask=(), setsigdef=signals
+        )
     _reap(pid)
+
+
+@contextlib.contextmanager
+def _lock_for_life(folder: Path) -> Iterator[list[tuple[int, int, int]]]:
+    """What has the launched process inherit a lock that it holds as long as it lives.
+
+    It goes without where the lock cannot be had: one launched before is still on its way out, or the file is none.
+    """
+    fd = None
+    with contextlib.suppress(OSError):
+        fd = lock_to_inherit(folder / LAUNCH_LOCK)
+    if fd is None:
+        yield []
+        return
+    try:
+        # Another number, so that the copy is made in any case: it is the one that is not closed by exec.
+        yield [(os.POSIX_SPAWN_DUP2, fd, 4 if fd == 3 else 3)]
+    finally:
+        os.close(fd)
 
 
 def _environment() -> dict[str, str]:

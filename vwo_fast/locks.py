@@ -8,7 +8,8 @@ so what this process holds is remembered here.
 
 ``flock`` is used for the short critical sections of opening a queue, because it
 excludes threads of one process as well; it is always unlocked explicitly, since a
-child forked meanwhile keeps a copy of the descriptor.
+child forked meanwhile keeps a copy of the descriptor.  That a child keeps it is what
+``launch.lock`` is for: it is handed to the process that is launched.
 """
 
 from __future__ import annotations
@@ -19,17 +20,33 @@ import os
 import stat
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["AGGREGATOR_LOCK", "OPEN_LOCK", "USERS_LOCK", "LockFile", "exclusive", "lock_file", "random_id"]
+__all__ = [
+    "AGGREGATOR_LOCK",
+    "LAUNCH_LOCK",
+    "OPEN_LOCK",
+    "USERS_LOCK",
+    "LockFile",
+    "exclusive",
+    "is_inherited_lock_held",
+    "lock_file",
+    "lock_to_inherit",
+    "random_id",
+]
 
 AGGREGATOR_LOCK = "aggregator.lock"
+LAUNCH_LOCK = "launch.lock"
 OPEN_LOCK = "open.lock"
 USERS_LOCK = "users.lock"
 
 ID_BITS = 62
+
+LOOKS_MAX = 10
+LOOK_SECONDS = 0.001
 
 if sys.platform == "darwin":
     # struct flock: start, length, pid, type, whence.
@@ -134,6 +151,38 @@ def exclusive(path: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
         os.close(fd)
+
+
+def lock_to_inherit(path: Path) -> int | None:
+    """A descriptor with the ``flock`` of ``path``, for a child to inherit; None when another has it.
+
+    The lock is held until the child has ended, and the caller has closed the descriptor.  A child that another
+    thread forks in between keeps it too.
+    """
+    fd = _open(path)
+    for _ in range(LOOKS_MAX):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            # Most likely of one who only looks whether it is held.
+            time.sleep(LOOK_SECONDS)
+    os.close(fd)
+    return None
+
+
+def is_inherited_lock_held(path: Path) -> bool:
+    """Whether a process lives that inherited the lock of :func:`lock_to_inherit`."""
+    fd = _open(path)
+    try:
+        # Shared, so that two who look do not take each other for the holder.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _open(path: Path) -> int:

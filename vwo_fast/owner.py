@@ -23,7 +23,6 @@ from vwo_fast.counters import Reason
 from vwo_fast.doorbell import Doorbell
 from vwo_fast.errors import ConfigError, QueueError
 from vwo_fast.folder import Membership, write_private
-from vwo_fast.launch import LAUNCH_INTERVAL_NS
 from vwo_fast.locks import AGGREGATOR_LOCK, LockFile, lock_file, random_id
 from vwo_fast.paths import read_private
 from vwo_fast.reports import FlushCallback, ReportListener
@@ -270,10 +269,9 @@ class Owner(_lane.LaneOwner):
 
     def ensure_aggregator(self) -> None:
         """See that an aggregator lives, or have one launched; never waits for it."""
-        control = self.member.control
         if self.member.is_gone:
             return
-        if self.link.ensure(lambda: control.claim_launch(time.monotonic_ns(), LAUNCH_INTERVAL_NS)):
+        if self.link.ensure():
             self._see_it_work()
 
     def _see_it_work(self) -> None:

@@ -139,6 +139,7 @@ class Queue:
         link = Link(
             self._member.folder,
             self.settings.queue,
+            claim=self._member.claim_launch,
             auto=self.settings.aggregator == "auto",
             python=str(self.settings.python) if self.settings.python else None,
         )

@@ -47,7 +47,7 @@ from vwo_fast.config import Settings
 from vwo_fast.counters import ControlCounter
 from vwo_fast.errors import VwoFastError
 from vwo_fast.folder import Membership
-from vwo_fast.locks import AGGREGATOR_LOCK, LockFile, lock_file
+from vwo_fast.locks import AGGREGATOR_LOCK, LAUNCH_LOCK, LockFile, lock_file
 
 __all__ = ["Aggregator", "run"]
 
@@ -424,7 +424,7 @@ def run(queue_dir: Path, settings: Settings, *, foreground: bool) -> int:
         return 0
     try:
         if not foreground:
-            detach()
+            detach(queue_dir / LAUNCH_LOCK)
         with log_to(*(() if foreground else (settings.queue_spool_dir, settings.queue_dir))):
             try:
                 return _run_alone(settings, foreground=foreground)

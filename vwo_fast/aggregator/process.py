@@ -25,13 +25,13 @@ FIRST_INHERITED_FD = 3
 _FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 
 
-def detach() -> None:
-    """Cut everything that ties this process to the one that launched it.
+def detach(lock: Path | None = None) -> None:
+    """Cut everything that ties this process to the one that launched it, but for the ``lock`` that came from there.
 
     A server's listening sockets come along as open descriptors (uWSGI marks none of its own
     as close-on-exec); kept here they would keep its port taken after it has stopped.
     """
-    _close_inherited()
+    _close_inherited(lock)
     with contextlib.suppress(PermissionError):
         os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
@@ -41,7 +41,11 @@ def detach() -> None:
         os.close(null)
 
 
-def _close_inherited() -> None:
+def _close_inherited(lock: Path | None) -> None:
+    kept = None
+    if lock is not None:
+        with contextlib.suppress(OSError):
+            kept = os.stat(lock)
     listing = "/proc/self/fd" if sys.platform.startswith("linux") else "/dev/fd"
     try:
         open_fds = [int(name) for name in os.listdir(listing)]
@@ -50,7 +54,8 @@ def _close_inherited() -> None:
     for fd in open_fds:
         if fd >= FIRST_INHERITED_FD:
             with contextlib.suppress(OSError):
-                os.close(fd)
+                if kept is None or not os.path.samestat(os.fstat(fd), kept):
+                    os.close(fd)
 
 
 def lift_descriptor_limit(wanted: int) -> None:
