@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
@@ -9,12 +10,14 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import msgpack
 
-from vwo_fast.client import socket_for
+from vwo_fast.client import dealer
 from vwo_fast.config import Settings, load_settings
+from vwo_fast.doorbell import Doorbell
 from vwo_fast.errors import ConfigError, QueueError, UnsupportedSdkError
 from vwo_fast.queue import Queue
 
@@ -29,6 +32,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+_FLUSH: bytes = msgpack.packb({"op": "flush", "id": 0, "owner": 0})
 
 _SEALING = {
     "events_per_request": "events_per_request",
@@ -132,21 +137,44 @@ class FlushRequest:
 
     def __init__(self, queue: Queue) -> None:
         self._folder = queue.folder
-        # One socket per thread: ZeroMQ's may not be shared, and a lock could be inherited locked by a fork.
-        self._local = threading.local()
+        self._callers: dict[int, _Caller] = {}
 
     def __call__(self) -> bool:
         """True when the request is on its way."""
+        pid = os.getpid()
+        caller = self._callers.get(pid)
+        if caller is None:
+            caller = self._callers.setdefault(pid, _Caller(self._folder))
+        return caller.ask()
+
+
+class _Caller:
+    """One process that asks. Its parent's connections it leaves alone, and its lock, which may be held for ever."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._bell = Doorbell(folder)
+        self._lock = threading.RLock()
+        self._waiting: contextlib.ExitStack | None = None
+
+    def ask(self) -> bool:
+        with self._lock:
+            if self._waiting is not None:
+                # This request says what that one was to say.
+                self._waiting.close()
+                self._waiting = None
+            return self._bell.say(_FLUSH) or self._leave_waiting()
+
+    def _leave_waiting(self) -> bool:
+        """Nobody listens yet: ZeroMQ keeps the request until somebody does."""
         import zmq
 
-        local = self._local
+        waiting = contextlib.ExitStack()
         try:
-            if getattr(local, "pid", None) != os.getpid():
-                local.socket, local.pid = socket_for(self._folder), os.getpid()
-            while local.socket.poll(0):
-                local.socket.recv(zmq.NOBLOCK)  # the answer to an earlier request, which nobody waits for
-            local.socket.send(msgpack.packb({"op": "flush", "id": 0, "owner": 0}), zmq.NOBLOCK)
+            waiting.enter_context(dealer(self._folder)).send(_FLUSH, zmq.NOBLOCK)
         except (QueueError, zmq.ZMQError) as exc:
+            waiting.close()
             logger.warning("flush was not asked for: %s", exc)
             return False
+        self._waiting = waiting
         return True

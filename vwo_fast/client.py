@@ -1,8 +1,8 @@
 """Talking to the aggregator over ZeroMQ: questions, and finding it alive.
 
-A context belongs to the process that made it: after a fork the child makes its
-own and leaves the parent's alone, because a message sent on an inherited socket
-is accepted and lost.
+A context lives as long as one question: what it brings, two threads and half a dozen
+descriptors, is gone when the answer is there.  So a process has no thread of ours when
+it forks, and a child finds no socket of its parent, on which a message is accepted and lost.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from vwo_fast.locks import AGGREGATOR_LOCK, lock_file
 if TYPE_CHECKING:
     import zmq
 
-__all__ = ["Link", "flush", "socket_for"]
+__all__ = ["Link", "dealer", "flush"]
 
 logger = get_logger(__name__)
 
@@ -40,28 +40,41 @@ DESCRIPTORS_NEEDED = 16
 DEAD_SECONDS = 0.1
 """Who has claimed a launch and has no process to show for so long has none."""
 
-_context: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
 _question_numbers = itertools.count(1)
 
 
-def socket_for(folder: Path, *, answer_bytes_max: int = ANSWER_BYTES_MAX) -> zmq.Socket[bytes]:
-    """A new DEALER of this process, connected to the aggregator's endpoint in ``folder``.
+@contextlib.contextmanager
+def dealer(folder: Path, *, answer_bytes_max: int = ANSWER_BYTES_MAX) -> Iterator[zmq.Socket[bytes]]:
+    """A DEALER connected to the aggregator's endpoint in ``folder``; nothing is left of it afterwards.
 
     Raises QueueError when this process has too few descriptors left.
     """
+    # Here, because this may end in an interpreter that imports no more.
+    from signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, valid_signals
+
     import zmq
 
-    global _context
     _check_descriptors()
-    if _context is None or _context[0] != os.getpid():
-        _context = (os.getpid(), zmq.Context(io_threads=1))
-    socket = _context[1].socket(zmq.DEALER)
-    socket.linger = 0
-    socket.setsockopt(zmq.MAXMSGSIZE, answer_bytes_max)
-    socket.setsockopt(zmq.RECONNECT_IVL, 20)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-    socket.connect(f"ipc://{folder / ENDPOINT}")
-    return socket
+    context = zmq.Context(io_threads=1)
+    try:
+        context.set(zmq.MAX_SOCKETS, 1)
+        socket = context.socket(zmq.DEALER)
+        try:
+            socket.linger = 0
+            socket.setsockopt(zmq.MAXMSGSIZE, answer_bytes_max)
+            socket.setsockopt(zmq.RECONNECT_IVL, 20)
+            socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+            socket.connect(f"ipc://{folder / ENDPOINT}")
+            yield socket
+        finally:
+            socket.close()
+    finally:
+        # A signal would interrupt the wait for its threads, and then they would stay for good.
+        before = pthread_sigmask(SIG_BLOCK, valid_signals())
+        try:
+            context.term()
+        finally:
+            pthread_sigmask(SIG_SETMASK, before)
 
 
 def _check_descriptors() -> None:
@@ -160,8 +173,7 @@ class Link:
         number = next(_question_numbers)
         if not self._wait_alive(deadline):
             return None
-        socket = socket_for(self.folder)
-        try:
+        with dealer(self.folder) as socket:
             socket.send(msgpack.packb({**question, "id": number}), zmq.NOBLOCK)
             while (left := deadline - time.monotonic()) > 0:
                 if _poll(socket, min(left, POLL_SECONDS)):
@@ -171,8 +183,6 @@ class Link:
                         return None if answer.get("again") else answer
                 elif not self.is_alive():
                     return None
-        finally:
-            socket.close()
         return None
 
     def _wait_alive(self, deadline: float) -> bool:

@@ -1,7 +1,8 @@
 """The doorbell: one empty message, which wakes an aggregator that sleeps.
 
 It is all that most workers ever say, so it goes over a plain socket: libzmq would
-bring two threads and two megabytes into each of them.
+bring two threads and two megabytes into each of them.  What needs no answer may be
+said the same way.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ ENDPOINT = "ctl"
 
 _HELLO = hello(b"DEALER")
 _RING = frame(b"")
+_READ_BYTES = 1 << 14
 
 
 class Doorbell:
@@ -45,18 +47,31 @@ class Doorbell:
 
     def ring(self) -> None:
         """Send the empty message. A socket that takes no more is fine: it is full of rings."""
+        # Where nobody hears it: the aggregator looks at the lanes every second without being rung for.
+        self._deliver(_RING)
+
+    def say(self, message: bytes) -> bool:
+        """Send a message whose answer nobody waits for. False: there is nobody who listens now."""
+        return self._deliver(frame(message), hears=True)
+
+    def _deliver(self, data: bytes, *, hears: bool = False) -> bool:
         with self._lock:
             # Twice: the connection may have been to an aggregator that is gone, or that needed the room.
             for _ in range(2):
                 try:
-                    self._send(self._connected(), _RING)
-                    return
+                    to = self._connected()
+                    if hears:
+                        _take_in(to)
+                    self._send(to, data)
                 except BlockingIOError:
-                    return
+                    # It is full of what was said before.
+                    return self._socket is not None
                 except OSError as exc:
-                    # It looks at the lanes every second without being rung for.
-                    logger.debug("doorbell not sent: %s", exc)
+                    logger.debug("message to the aggregator not sent: %s", exc)
                     self.abandon()
+                else:
+                    return True
+        return False
 
     def _connected(self) -> socket.socket:
         if self._socket is None:
@@ -89,3 +104,13 @@ class Doorbell:
     def __del__(self) -> None:
         # An owner that a process forgets is not closed, and the socket must not warn of it.
         self.abandon()
+
+
+def _take_in(connection: socket.socket) -> None:
+    """Answers that were not waited for would fill the socket. Raises OSError when the other end is gone."""
+    try:
+        while connection.recv(_READ_BYTES):
+            pass
+    except BlockingIOError:
+        return
+    raise ConnectionResetError("closed by the aggregator")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vwo_fast._lane import Control
 from vwo_fast._log import get_logger
-from vwo_fast.client import socket_for
+from vwo_fast.client import dealer
 from vwo_fast.counters import ControlCounter
 from vwo_fast.errors import DeliveryError, QueueError
 
@@ -57,36 +57,33 @@ class ReportListener:
         """End the thread; it is not waited for, as a callback may take long."""
         self._stop.set()
 
-    def _connect(self) -> zmq.Socket[bytes] | None:
-        """A socket to the aggregator, as soon as there are descriptors for one; None once this listener is stopped."""
+    def _run(self) -> None:
+        import zmq
+
         while not self._stop.is_set():
             try:
-                return socket_for(self._folder, answer_bytes_max=REPORT_BYTES_MAX)
+                with dealer(self._folder, answer_bytes_max=REPORT_BYTES_MAX) as socket:
+                    self._listen(socket)
             except QueueError:
+                # Until there are descriptors for a socket.
                 self._stop.wait(CONNECT_RETRY_SECONDS)
-        return None
+            except zmq.ZMQError as exc:
+                logger.error("flush_callback of %s is no longer called: %s", self._folder.name, exc)
+                return
 
-    def _run(self) -> None:
+    def _listen(self, socket: zmq.Socket[bytes]) -> None:
         import msgpack
         import zmq
 
-        socket = self._connect()
-        if socket is None:
-            return
         registered = -1
-        try:
-            while not self._stop.is_set():
-                # An aggregator that started anew knows no listeners.
-                starts = self._control.counter(ControlCounter.STARTS)
-                if starts != registered:
-                    registered = starts
-                    socket.send(msgpack.packb({"op": "reports", "id": 0, "owner": self._owner}), zmq.NOBLOCK)
-                if socket.poll(POLL_MS):
-                    self._handle(socket.recv(zmq.NOBLOCK))
-        except zmq.ZMQError as exc:
-            logger.error("flush_callback of %s is no longer called: %s", self._folder.name, exc)
-        finally:
-            socket.close()
+        while not self._stop.is_set():
+            # An aggregator that started anew knows no listeners.
+            starts = self._control.counter(ControlCounter.STARTS)
+            if starts != registered:
+                registered = starts
+                socket.send(msgpack.packb({"op": "reports", "id": 0, "owner": self._owner}), zmq.NOBLOCK)
+            if socket.poll(POLL_MS):
+                self._handle(socket.recv(zmq.NOBLOCK))
 
     def _handle(self, data: bytes) -> None:
         try:

@@ -11,10 +11,11 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from tests.support.engine import wait_for
-from vwo_fast.aggregator.control import ControlSocket
+from vwo_fast.aggregator.control import ControlSocket, Question
 from vwo_fast.doorbell import Doorbell
 
 
@@ -84,6 +85,42 @@ def test_it_never_waits(folder: Path, bell: Doorbell) -> None:
             other = Doorbell(folder)
             others.callback(other.close)
             other.ring()
+
+
+def test_what_needs_no_answer_is_said(folder: Path, bell: Doorbell) -> None:
+    """True when somebody listens, who gets the question; False when nobody does, and nothing is kept."""
+    message = msgpack.packb({"op": "flush", "id": 0})
+    assert not bell.say(message)
+    assert bell._socket is None
+    with contextlib.closing(ControlSocket(folder)) as control:
+        assert bell.say(message)
+        assert [question.op for question in heard(control)] == ["flush"]
+    assert not bell.say(message)
+
+
+def test_answers_that_nobody_waits_for_do_not_pile_up(folder: Path, bell: Doorbell) -> None:
+    """Each time something is said, what came since the last time is taken out of the socket."""
+    message = msgpack.packb({"op": "flush", "id": 0})
+    with contextlib.closing(ControlSocket(folder)) as control:
+        for _ in range(50):
+            assert bell.say(message)
+            [question] = heard(control)
+            assert control.send(question.client, {"id": 0, "text": "x" * 60_000})
+        assert len(control._peers) == 1
+        assert control._out_total < 1 << 20
+
+
+def heard(control: ControlSocket) -> list[Question]:
+    """The questions that come next."""
+    found: list[Question] = []
+
+    def has_any() -> bool:
+        control.wait(0.05)
+        found.extend(control.questions())
+        return bool(found)
+
+    wait_for(has_any)
+    return found
 
 
 def test_a_child_rings_over_a_connection_of_its_own(folder: Path, bell: Doorbell) -> None:
