@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vwo_fast._value import Value
+from vwo_fast.errors import ConfigError
 
-__all__ = ["ALIASES", "OPTIONS", "Option", "environment_name", "shown"]
+__all__ = ["ALIASES", "OPTIONS", "Option", "environment_name", "in_short", "seconds_to_wait", "shown"]
 
 Kind = Literal["bytes", "choice", "count", "file", "folder", "fraction", "power of two", "program", "seconds", "url"]
 
@@ -143,12 +144,32 @@ def _url(raw: object) -> str:
     return f"{scheme.lower()}://{host.lower()}{port or ''}{path.rstrip('/')}"
 
 
+def seconds_to_wait(name: str, raw: object) -> float:
+    """How long a call may wait: None stands for no limit, as with ``requests``. Raises ConfigError."""
+    if raw is None:
+        return math.inf
+    try:
+        number = _number(raw, False)
+        if number < 0:
+            raise ValueError("too small")
+    except ValueError as exc:
+        raise ConfigError(
+            f"{name}={in_short(raw)}: {exc}; expected a number of seconds, at least 0, or None for no limit"
+        ) from None
+    return number
+
+
 def shown(option: Option, raw: object) -> str:
     """The value as an error may show it: short, and of a URL neither credentials nor query."""
     if option.kind == "url" and isinstance(raw, str):
         if "@" in raw:
             raw = "***@" + raw.rpartition("@")[2]
         raw = re.sub(r"([?#]).*", r"\1***", raw, flags=re.DOTALL)
+    return in_short(raw)
+
+
+def in_short(raw: object) -> str:
+    """What an error shows of a value that may be anything."""
     try:
         text = repr(str(raw) if isinstance(raw, os.PathLike) else raw)
     except Exception as exc:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgpack
 
+from vwo_fast._options import in_short, seconds_to_wait
 from vwo_fast.client import dealer
 from vwo_fast.config import Settings, load_settings
 from vwo_fast.doorbell import Doorbell
@@ -90,14 +91,14 @@ class Batching:
         if value is None:
             return cls(option=option, is_given=False, sealing={}, callback=None)
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{option}={value!r}: expected a dict")
+            raise ConfigError(f"{option}={in_short(value)}: expected a dict")
         known = [*_SEALING, "flush_callback"]
         for name in value:
             if name not in known:
                 raise ConfigError(f"{option}: unknown option {name!r}; expected {', '.join(known)}")
         callback = value.get("flush_callback")
         if callback is not None and not callable(callback):
-            raise ConfigError(f"{option}: flush_callback={callback!r}: expected a callable")
+            raise ConfigError(f"{option}: flush_callback={in_short(callback)}: expected a callable")
         sealing = {name: value[name] for name in _SEALING if value.get(name) is not None}
         return cls(option=option, is_given=True, sealing=sealing, callback=callback)
 
@@ -123,13 +124,11 @@ def open_queue(queue: Queue | None, name: str, batching: Batching) -> tuple[Queu
     return queue, False
 
 
-def check_arguments(queue: Queue | None, flush_timeout: float) -> None:
+def check_arguments(queue: Queue | None, flush_timeout: float | None) -> None:
     """Those of an adapter's entry. Raises ConfigError: a wrong one would be found in the middle of a request."""
     if queue is not None and not isinstance(getattr(queue, "settings", None), Settings):
-        raise ConfigError(f"queue={queue!r}: expected a vwo_fast.Queue")
-    is_number = isinstance(flush_timeout, (int, float)) and not isinstance(flush_timeout, bool)
-    if not is_number or not 0 <= flush_timeout < float("inf"):
-        raise ConfigError(f"flush_timeout={flush_timeout!r}: expected a number of seconds, at least 0")
+        raise ConfigError(f"queue={in_short(queue)}: expected a vwo_fast.Queue")
+    seconds_to_wait("flush_timeout", flush_timeout)
 
 
 class FlushRequest:

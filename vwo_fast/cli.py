@@ -93,9 +93,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def seconds(text: str) -> float:
-    seconds = float(text)
+    """Seconds to wait, as an operator writes them. Raises ArgumentTypeError."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
     if not math.isfinite(seconds) or seconds < 0:
-        raise ValueError("not a time")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds, at least 0")
     return seconds
 
 

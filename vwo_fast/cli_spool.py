@@ -60,7 +60,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, settings_of: Se
     purge = _add(actions, shared, "purge", _dead_purge, "delete them for good")
     purge.add_argument("id", nargs="*", help="ids, or the beginnings of them")
     purge.add_argument("--all", action="store_true", help="all of them")
-    purge.add_argument("--older-than", type=duration, metavar="TIME", help="those that are older: 90s, 15m, 12h, 7d")
+    purge.add_argument("--older-than", type=_age, metavar="TIME", help="those that are older: 90s, 15m, 12h, 7d")
 
 
 def _add(
@@ -81,6 +81,15 @@ def duration(text: str) -> float:
     if found is None:
         raise ValueError("not a time")
     return float(found[1]) * _UNITS[found[2]]
+
+
+def _age(text: str) -> float:
+    try:
+        return duration(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: {exc}; expected a number, and s, m, h or d behind it: 90s, 15m, 12h, 7d"
+        ) from None
 
 
 def _view(options: argparse.Namespace) -> SpoolView:

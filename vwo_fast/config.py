@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vwo_fast import paths
-from vwo_fast._options import ALIASES, OPTIONS, Option, environment_name, shown
+from vwo_fast._options import ALIASES, OPTIONS, Option, environment_name, in_short, shown
 from vwo_fast._value import Value
 from vwo_fast.errors import ConfigError
 
@@ -159,7 +159,7 @@ def load_settings(
     if config_file is None:
         config_file, origin = environ.get("VWO_FAST_CONFIG", "").strip(), "environment variable VWO_FAST_CONFIG"
     layers = [_Layer(source="code", values=given), _environment(environ)]
-    if config_file:
+    if config_file != "":
         layers += _file(config_file, origin, queue)
     settings = _build(queue, layers)
     _check_files(settings)
@@ -178,7 +178,7 @@ def check_queue_name(queue: object) -> str:
     """The name, when it is one. Raises ConfigError."""
     if not isinstance(queue, str) or not re.match(_QUEUE_NAME, queue):
         raise ConfigError(
-            f"queue={queue!r}: expected 1 to 64 letters, digits and . _ - of ASCII, the first a letter or digit"
+            f"queue={in_short(queue)}: expected 1 to 64 letters, digits and . _ - of ASCII, the first a letter or digit"
         )
     return queue
 
@@ -231,7 +231,7 @@ def _environment(environ: Mapping[str, str]) -> _Layer:
 
 def _file(name: object, origin: str, queue: str) -> Iterator[_Layer]:
     if not isinstance(name, (str, os.PathLike)):
-        raise ConfigError(f"config_file={name!r} (from {origin}): expected the path of a TOML file")
+        raise ConfigError(f"config_file={in_short(name)} (from {origin}): expected the path of a TOML file")
     path = os.path.abspath(os.path.expanduser(os.fspath(name)))
     top = _read_toml(path, origin).get("vwo_fast")
     if not isinstance(top, dict):

@@ -25,7 +25,7 @@ from types import MethodType
 from typing import Any
 
 from vwo_fast._fme_seam import Seam, find, installed_brand
-from vwo_fast._options import OPTIONS
+from vwo_fast._options import OPTIONS, in_short
 from vwo_fast._sdk import Batching, check_arguments, open_queue
 from vwo_fast._wire import EVENTS_PATH, sendable_headers, text_pairs
 from vwo_fast.config import EVENTS_PER_REQUEST_DEFAULT
@@ -49,7 +49,7 @@ def init(
     *,
     queue: Queue | None = None,
     brand: str | None = None,
-    flush_timeout: float = FLUSH_TIMEOUT_SECONDS,
+    flush_timeout: float | None = FLUSH_TIMEOUT_SECONDS,
 ) -> Any:
     """Initialise the official SDK with its transport replaced; the client, or None where the SDK returns None.
 
@@ -57,7 +57,7 @@ def init(
     names.  Without it each event is sent at once, by the aggregator.
     ``queue``: the queue to use; without it one named ``fme-<account id>`` is opened.
     ``brand``: "vwo" or "wingify", whose hosts and SDK name are used; by default that of the installed distribution.
-    ``flush_timeout``: seconds that ``flush_events()`` waits for the answers.
+    ``flush_timeout``: seconds that ``flush_events()`` waits for the answers; None: as long as it takes.
 
     The SDK has one client per process: a second ``init`` for the same account and SDK key is fine, for
     another it raises ConfigError, because the SDK would send its events as those of the first.
@@ -65,6 +65,8 @@ def init(
     absent or unknown.
     """
     check_arguments(queue, flush_timeout)
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(f"options: expected a dict, not {type(options).__name__}")
     options = dict(options or {})
     seam = find(_brand(brand, options))
     account_id, sdk_key = options.get("account_id"), options.get("sdk_key")
@@ -90,7 +92,7 @@ def init(
 class Transport:
     """What takes the place of the SDK's batch event queue. ``enqueue`` never raises."""
 
-    def __init__(self, producer: Producer, *, flush_timeout: float) -> None:
+    def __init__(self, producer: Producer, *, flush_timeout: float | None) -> None:
         self.producer = producer
         self.flush_timeout = flush_timeout
         self.enqueue: Callable[[Any], bool] = producer.enqueue
@@ -148,7 +150,7 @@ class NetworkClient:
 class _Attachment:
     """Takes the SDK's two places while it builds itself."""
 
-    def __init__(self, seam: Seam, options: Mapping[str, Any], queue: Queue, flush_timeout: float) -> None:
+    def __init__(self, seam: Seam, options: Mapping[str, Any], queue: Queue, flush_timeout: float | None) -> None:
         self._seam = seam
         self._options = options
         self._queue = queue
@@ -296,7 +298,7 @@ def _brand(brand: str | None, options: Mapping[str, Any]) -> str:
         # This option is that of wingify.init, which speaks for both brands and needs no package vwo.
         return "wingify"
     if brand not in (None, "vwo", "wingify"):
-        raise ConfigError(f"brand={brand!r}: expected 'vwo' or 'wingify'")
+        raise ConfigError(f"brand={in_short(brand)}: expected 'vwo' or 'wingify'")
     return brand or installed_brand()
 
 

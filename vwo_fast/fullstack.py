@@ -21,6 +21,7 @@ from importlib import import_module
 from types import MethodType
 from typing import Any
 
+from vwo_fast._options import in_short
 from vwo_fast._sdk import (
     Batching,
     FlushRequest,
@@ -56,7 +57,7 @@ def launch(
     batch_events: dict[str, Any] | None = None,
     queue: Queue | None = None,
     keep_properties: bool = False,
-    flush_timeout: float = FLUSH_TIMEOUT_SECONDS,
+    flush_timeout: float | None = FLUSH_TIMEOUT_SECONDS,
     **kwargs: Any,
 ) -> Any:
     """Launch the official SDK with its dispatcher replaced; the instance, or None where ``vwo.launch`` returns None.
@@ -68,7 +69,8 @@ def launch(
     ``queue``: the queue to use; without it one named ``fullstack-<account id>`` is opened.
     ``keep_properties``: with batching and event-architecture settings, post each event to ``/events/t``,
     so that custom properties arrive; the official batch endpoint has no place for them.
-    ``flush_timeout``: seconds that ``flush_events(mode="sync")`` and ``set_opt_out()`` wait for VWO's answers.
+    ``flush_timeout``: seconds that ``flush_events(mode="sync")`` and ``set_opt_out()`` wait for VWO's answers;
+    None: as long as it takes.
 
     In development mode nothing is replaced and no queue is opened, because nothing is sent.
 
@@ -78,7 +80,7 @@ def launch(
     official = _official()
     check_arguments(queue, flush_timeout)
     if not isinstance(keep_properties, bool):
-        raise ConfigError(f"keep_properties={keep_properties!r}: expected True or False")
+        raise ConfigError(f"keep_properties={in_short(keep_properties)}: expected True or False")
     kwargs.update(logger=logger, user_storage=user_storage, is_development_mode=is_development_mode)
     # An empty dict means here, as for the SDK, no batching.
     batching = Batching.parse("batch_events", batch_events or None)
@@ -105,7 +107,7 @@ def launch(
 class Dispatcher:
     """What takes the place of the SDK's event dispatcher."""
 
-    def __init__(self, producer: Producer, *, flush_timeout: float) -> None:
+    def __init__(self, producer: Producer, *, flush_timeout: float | None) -> None:
         self.producer = producer
         self.flush_timeout = flush_timeout
         self._request_flush = FlushRequest(producer.queue)
@@ -149,7 +151,7 @@ def _attach(
     queue: Queue,
     stats: dict[str, int],
     keep_properties: bool,
-    flush_timeout: float,
+    flush_timeout: float | None,
 ) -> None:
     settings = instance.settings_file
     prefix = settings.get("collectionPrefix")

@@ -15,10 +15,11 @@ from typing import Any
 
 from vwo_fast import _batch, _lane
 from vwo_fast._log import get_logger
+from vwo_fast._options import in_short, seconds_to_wait
 from vwo_fast._wire import fme_realtime_request, is_impression
 from vwo_fast.client import Link, flush
 from vwo_fast.config import load_settings
-from vwo_fast.errors import QueueError
+from vwo_fast.errors import ConfigError, QueueError
 from vwo_fast.folder import Membership
 from vwo_fast.owner import Owner
 from vwo_fast.reports import FlushCallback
@@ -61,17 +62,20 @@ class Producer(_lane.Producer):
         headers: dict[str, str],
         body: dict[str, Any] | None,
     ) -> bool:
-        """Accept one event that travels alone, as this HTTP request. Never raises."""
+        """Accept one event that travels alone, as this HTTP request: GET or POST, a path, texts. Never raises."""
         text, visitor = None, 0
         try:
+            head = _request_head(method, path, query, headers)
             if body is not None:
                 packed = _lane.pack(body)
                 text, visitor = _batch.to_json(packed).decode("ascii"), _visitor_of(body, packed)
         except ValueError as exc:
             self._refuse(_lane.REASON_NOT_JSON, str(exc))
             return False
-        pairs = [[name, value] for name, value in query]
-        return self._requests.enqueue([method, path, pairs, headers, text, visitor])
+        except Exception as exc:
+            self._refuse(_lane.REASON_BAD_IMPRESSION, f"not a request ({type(exc).__name__}: {exc})")
+            return False
+        return self._requests.enqueue([*head, text, visitor])
 
 
 class _FullStackRealTimeProducer(Producer):
@@ -135,6 +139,8 @@ class Queue:
         )
         given = {option: value for option, value in options.items() if value is not None}
         self.settings = load_settings(name, **given)
+        if flush_callback is not None and not callable(flush_callback):
+            raise ConfigError(f"flush_callback={in_short(flush_callback)}: expected a callable")
         self._member = Membership(self.settings)
         link = Link(
             self._member.folder,
@@ -165,7 +171,12 @@ class Queue:
         return self.settings.real_time
 
     def producer(self, route: Route) -> Producer:
-        """A producer for the events of ``route``. Raises QueueError when the route cannot be stored."""
+        """A producer for the events of ``route``.
+
+        Raises ConfigError for what is no route, QueueError when it cannot be stored.
+        """
+        if not isinstance(route, Route):
+            raise ConfigError(f"route: expected a vwo_fast.Route, not {type(route).__name__}")
         encoded = route.encode()
         key = route_key(encoded)
         try:
@@ -176,13 +187,14 @@ class Queue:
         kind = alone[route.sdk] if self.real_time else Producer
         return kind(self, self._owner, route, key)
 
-    def flush(self, timeout: float = 10) -> bool:
-        """Send everything now and wait for the answers, at most ``timeout`` seconds.
+    def flush(self, timeout: float | None = 10) -> bool:
+        """Send everything now and wait for the answers, at most ``timeout`` seconds; None: as long as it takes.
 
         True only if every event that any process had put into this queue before the call
         has been accepted by VWO.  False: not yet, or some were refused by VWO; nothing is lost by it.
+        Raises ConfigError for a timeout that is none.
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + seconds_to_wait("timeout", timeout)
         self._owner.see_lane()
         while self._member.is_gone:
             # An aggregator in a new folder would know nothing of what the one in the old folder still saves.
@@ -221,6 +233,22 @@ class Queue:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _request_head(method: object, path: object, query: Any, headers: Any) -> list[Any]:
+    """What the aggregator needs beside the body. Raises TypeError for what no request can be made of."""
+    if method not in ("GET", "POST"):
+        raise TypeError("the method is neither GET nor POST")
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise TypeError("the path does not begin with /")
+    try:
+        pairs = [[name, value] for name, value in query]
+        fields = dict(headers.items())
+        # It fails for what is no text, and for a lone surrogate, which has no place in a request.
+        "".join([path, *(text for pair in (*pairs, *fields.items()) for text in pair)]).encode()
+    except Exception:
+        raise TypeError("query and headers: expected pairs of texts that UTF-8 can carry") from None
+    return [method, path, pairs, fields]
 
 
 def _visitor_of(body: dict[str, Any], packed: bytes) -> int:

@@ -51,7 +51,7 @@ class ReportListener:
         if threading.current_thread() is self._thread:
             return
         with self._done:
-            self._done.wait_for(lambda: self._handled >= reports, timeout)
+            self._done.wait_for(lambda: self._handled >= reports, min(timeout, threading.TIMEOUT_MAX))
 
     def stop(self) -> None:
         """End the thread; it is not waited for, as a callback may take long."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Literal
 
+from vwo_fast._options import OPTIONS, in_short, shown
 from vwo_fast._value import Value
 from vwo_fast.errors import ConfigError
 
@@ -43,19 +44,27 @@ class Route(Value):
 
     def __post_init__(self) -> None:
         """Refuse what no request could be made of; a key is never shown."""
+        if self.sdk not in ("fullstack", "fme"):
+            raise ConfigError(f"sdk={in_short(self.sdk)}: expected 'fullstack' or 'fme'")
         absent = (str, NoneType) if self.sdk == "fullstack" else str
         for name, kind in (("sdk_key", absent), ("sdk_name", str), ("sdk_version", str)):
             if not isinstance(getattr(self, name), kind):
                 raise ConfigError(f"{name}: expected text, not {type(getattr(self, name)).__name__}")
-        if self.sdk_key and not fits_header(self.sdk_key):
-            raise ConfigError("sdk_key: expected text that an HTTP header can carry")
+        for name in ("sdk_key", "sdk_name"):
+            if getattr(self, name) and not fits_header(getattr(self, name)):
+                raise ConfigError(f"{name}: expected text that an HTTP header can carry")
         if not isinstance(self.base_url, (str, NoneType)):
             raise ConfigError("base_url: expected text or None")
-        if not isinstance(self.account_id, (int, str)):
+        if isinstance(self.account_id, bool) or not isinstance(self.account_id, (int, str)):
             raise ConfigError(f"account_id: expected a number, not {type(self.account_id).__name__}")
         for key, value in self.usage_stats:
             if not isinstance(key, str) or not isinstance(value, (int, str)):
                 raise ConfigError("usage_stats: expected numbers and texts by name")
+        for name in ("account_id", "sdk_version", "base_url"):
+            if not _fits_message(getattr(self, name)):
+                raise ConfigError(f"{name}: expected a number of at most 64 bits, or text that UTF-8 can carry")
+        if not all(_fits_message(text) for pair in self.usage_stats for text in pair):
+            raise ConfigError("usage_stats: expected numbers of at most 64 bits, and texts that UTF-8 can carry")
 
     @classmethod
     def fullstack(
@@ -70,6 +79,8 @@ class Route(Value):
         base_url: str | None = None,
     ) -> Route:
         """A route of the FullStack SDK: ``/server-side/batch-events``."""
+        if not isinstance(usage_stats, (Mapping, NoneType)):
+            raise ConfigError(f"usage_stats: expected a dict, not {type(usage_stats).__name__}")
         stats = usage_stats or {}
         known = [(key, stats[key]) for key in USAGE_STATS_ORDER if key in stats]
         known += [(key, value) for key, value in stats.items() if key not in USAGE_STATS_ORDER]
@@ -81,7 +92,7 @@ class Route(Value):
             sdk_version=sdk_version,
             collection_prefix=_clean_prefix(collection_prefix),
             usage_stats=tuple(known),
-            base_url=base_url,
+            base_url=_checked_url(base_url),
         )
 
     @classmethod
@@ -103,7 +114,7 @@ class Route(Value):
             sdk_name=sdk_name,
             sdk_version=sdk_version,
             collection_prefix=_clean_prefix(collection_prefix),
-            base_url=base_url,
+            base_url=_checked_url(base_url),
         )
 
     def encode(self) -> bytes:
@@ -218,6 +229,29 @@ def fits_header(text: str) -> bool:
     return True
 
 
+def _fits_message(value: int | str | None) -> bool:
+    """Whether msgpack can carry it."""
+    if isinstance(value, int):
+        return -(1 << 63) <= value < 1 << 64
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _checked_url(base_url: str | None) -> str | None:
+    """As it is, when requests can go there. A route that was stored before is believed."""
+    if base_url is None:
+        return None
+    option = OPTIONS["base_url"]
+    try:
+        option.parse(base_url)
+    except ValueError as exc:
+        raise ConfigError(f"base_url={shown(option, base_url)}: {exc}; expected {option.expected}, or None") from None
+    return base_url
+
+
 def _clean_prefix(prefix: str | None) -> str | None:
     if prefix is None or prefix == "":
         return None
@@ -225,5 +259,6 @@ def _clean_prefix(prefix: str | None) -> str | None:
         raise ConfigError("collection_prefix: expected text or None")
     stripped = prefix.strip("/")
     if not re.match(_PREFIX, stripped):
-        raise ConfigError(f"collection_prefix={prefix!r}: expected path segments of letters, digits and . _ ~ -")
+        expected = "path segments of letters, digits and . _ ~ -"
+        raise ConfigError(f"collection_prefix={in_short(prefix)}: expected {expected}")
     return stripped

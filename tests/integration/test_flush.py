@@ -304,3 +304,25 @@ def test_what_lies_in_the_place_of_the_lock_stops_no_launch(shop: Engine) -> Non
     (queue.folder / "launch.lock").mkdir()
     assert queue.producer(route()).enqueue(impression(1))
     assert queue.flush(60)
+
+
+# ---- how long
+
+
+@pytest.mark.parametrize("timeout", [None, 10**9, 1e300])
+def test_a_flush_without_a_limit(shop: Engine, timeout: Any) -> None:
+    """None, as in requests, and times that no clock reaches: it waits as long as VWO takes, callbacks included."""
+    told: list[object] = []
+    shop.collector.rules.append(Rule(status=503, times=3))
+    queue = shop.queue(events_per_request=1000, flush_callback=lambda err, events: told.append(err))
+    assert queue.producer(route()).enqueue(impression(1))
+    assert queue.flush(timeout)
+    assert told == [None]
+
+
+def test_a_flush_of_no_seconds(shop: Engine) -> None:
+    """0 is a time: the answer is False at once, and nothing is harmed."""
+    queue = shop.queue(events_per_request=1000)
+    assert queue.producer(route()).enqueue(impression(1))
+    assert queue.flush(0) is False
+    assert queue.flush(60)
