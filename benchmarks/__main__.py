@@ -26,6 +26,7 @@ QUICK: dict[str, list[str]] = {
     "idle": ["--rounds", "5", "--seconds", "3"],
     "memory": ["--rounds", "3", "--seconds", "2"],
     "scale": ["--producers", "1", "8", "--events", "1000", "100000", "--sizes", "100", "10000", "--total", "64000"],
+    "steady": ["--rounds", "1", "--seconds", "0.5", "--rates", "100", "1000"],
     "tail": ["--rounds", "2"],
     "tls": ["--rounds", "2"],
     "transcode": ["--rounds", "6"],

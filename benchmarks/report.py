@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 IMAGES = ROOT / "docs" / "img"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 ORDER = (
-    *("enqueue", "tail", "adapters", "transcode", "end_to_end", "wsgi", "scale", "memory", "idle", "wire", "tls"),
+    *("enqueue", "tail", "adapters", "transcode", "end_to_end", "steady", "wsgi", "scale", "memory", "idle", "wire", "tls"),
     "floor",
 )
 

@@ -298,11 +298,12 @@ class Aggregator:
 
     def _take_nap(self, until: float) -> None:
         """Look at the lanes now and then; a whole turn, which costs as much as hundreds of events, for a reason."""
-        if self._nap.is_long:
-            self._shared.set_dozing()
         while (left := until - self._clock()) > 0:
+            if self._nap.is_long:
+                self._shared.set_dozing()
             if self._socket.wait(min(left, self._nap.seconds)) or self._has_unread():
                 break
+            self._nap.after(0.0)
         self._shared.set_awake()
 
     def _has_unread(self) -> bool:

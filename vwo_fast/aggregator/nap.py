@@ -12,9 +12,9 @@ from __future__ import annotations
 __all__ = ["NAP_SECONDS_MAX", "NAP_SECONDS_MIN", "Nap"]
 
 NAP_SECONDS_MIN = 0.002
-NAP_SECONDS_MAX = 0.025
-"""A turn whose caches others have used takes a quarter of a millisecond: at 40 turns a second 1 % of a core,
-at 500 more than a tenth of it."""
+NAP_SECONDS_MAX = 0.05
+"""A turn whose caches others have used takes a quarter of a millisecond: at 20 turns a second half a percent of a
+core, at 500 more than a tenth of it."""
 
 FILL_WANTED = 1 / 16
 """Share of a lane that may be written during a nap."""
