@@ -50,9 +50,9 @@ LABELS: dict[str, tuple[str, ...]] = {
     # Built from source by pip, so that a machine where this fails still has the other servers.
     "uwsgi": ("uwsgi",),
     # 1.68.2 imports pkg_resources, which later setuptools no longer have.
-    "fullstack": ("vwo-python-sdk==1.68.2", "setuptools<81", *SERVERS),
+    "fullstack": ("vwo-python-sdk==1.68.2", "setuptools<81", *SERVERS, "django"),
     "fme121": ("vwo-fme-python-sdk==1.21.1",),
-    "fme165": ("vwo-fme-python-sdk==1.65.0",),
+    "fme165": ("vwo-fme-python-sdk==1.65.0", "fastapi", "uvicorn"),
     "wfme165": ("wingify-fme-python-sdk==1.65.0",),
 }
 
