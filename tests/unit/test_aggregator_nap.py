@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vwo_fast.aggregator.nap import FILL_WANTED, NAP_SECONDS_MAX, NAP_SECONDS_MIN, Nap
+from vwo_fast.aggregator.nap import FILL_WANTED, NAP_SECONDS_MAX, NAP_SECONDS_MIN, Nap, fill_of
 
 
 def naps(rates: list[float]) -> list[float]:
@@ -48,3 +48,9 @@ def test_after_a_sleep_naps_begin_with_the_shortest() -> None:
         nap.after(0.0)
     nap.reset()
     assert nap.seconds == NAP_SECONDS_MIN
+
+
+def test_a_large_lane_is_read_as_often_as_a_usual_one() -> None:
+    """How much of a lane is unread counts against two megabytes at most."""
+    assert fill_of(1 << 16, 1 << 17) == 0.5
+    assert fill_of(1 << 18, 1 << 21) == fill_of(1 << 18, 1 << 25) == 0.125

@@ -30,7 +30,7 @@ from vwo_fast.aggregator.ground import Ground, prepare
 from vwo_fast.aggregator.lanes import Lane, LaneSet
 from vwo_fast.aggregator.leaving import Leaving
 from vwo_fast.aggregator.line import BEFORE_ALL
-from vwo_fast.aggregator.nap import Nap
+from vwo_fast.aggregator.nap import Nap, fill_of
 from vwo_fast.aggregator.outcome import Reply
 from vwo_fast.aggregator.process import StopRequest, detach, lift_descriptor_limit, log_to, stop_signals
 from vwo_fast.aggregator.relief import Relief
@@ -228,7 +228,7 @@ class Aggregator:
                 head = lane.head()
                 if head == lane.read_to or not self.lanes.is_turn_of(lane):
                     continue
-                fill = max(fill, (head - lane.read_to) / lane.reader.capacity)
+                fill = max(fill, fill_of(head - lane.read_to, lane.reader.capacity))
                 if self.batcher.read(lane, head):
                     has_read = True
                     self._has_backlog |= lane.read_to != head

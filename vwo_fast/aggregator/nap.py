@@ -9,7 +9,7 @@ nap is a doze, announced in the control file: who finds his lane half full ends 
 
 from __future__ import annotations
 
-__all__ = ["NAP_SECONDS_MAX", "NAP_SECONDS_MIN", "Nap"]
+__all__ = ["NAP_SECONDS_MAX", "NAP_SECONDS_MIN", "Nap", "fill_of"]
 
 NAP_SECONDS_MIN = 0.002
 NAP_SECONDS_MAX = 0.05
@@ -18,6 +18,14 @@ core, at 500 more than a tenth of it."""
 
 FILL_WANTED = 1 / 16
 """Share of a lane that may be written during a nap."""
+
+LANE_BYTES = 1 << 21
+"""Of a larger lane no more is wanted: what was written long ago is no longer in the cache when it is read."""
+
+
+def fill_of(unread: int, capacity: int) -> float:
+    """The share of a lane that these bytes are."""
+    return unread / min(capacity, LANE_BYTES)
 
 
 class Nap:
