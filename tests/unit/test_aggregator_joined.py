@@ -35,7 +35,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Rooms]]:
 def spooled(rooms: Rooms, *batches: Sealed) -> None:
     for batch in batches:
         rooms.shipper.accept(batch, ROUTE)
-    assert rooms.shipper.spill_all()
+    assert rooms.shipper.fresh.spill_all()
 
 
 def carried(rooms: Rooms) -> list[list[int]]:

@@ -186,7 +186,7 @@ def test_a_proxy_that_refuses_everything_buries_nothing(rooms: Rooms) -> None:
         rooms.shipper.dispatch()
         while rooms.senders.sent:
             answer(rooms, status=400, excerpt=PAGE)
-        rooms.shipper.spill_failing()
+        rooms.shipper.fresh.spill_failing()
     counter = rooms.control.counter
     assert (counter(ControlCounter.DEAD), counter(ControlCounter.SPLITS)) == (0, 0)
     assert counter(ControlCounter.REQUESTS) <= 44, "one at a time while it lasts"
@@ -222,9 +222,9 @@ def test_what_fails_again_and_again_goes_to_the_spool(rooms: Rooms) -> None:
         rooms.shipper.dispatch()
         while rooms.senders.sent:
             answer(rooms, status=503)
-        rooms.shipper.spill_failing()
+        rooms.shipper.fresh.spill_failing()
         rooms.clock.now += 20
-    assert rooms.shipper.fresh_batches == 0
+    assert rooms.shipper.fresh.batches == 0
     assert rooms.spool.totals.batches == 1100
     line = rooms.shipper.lines[ROUTE.key]
     assert (line.loaded + line.unloaded, line.loaded) == (1100, LOADED_BATCHES_MAX)
@@ -243,7 +243,7 @@ def test_what_fails_again_and_again_goes_to_the_spool(rooms: Rooms) -> None:
 def test_fresh_batches_wait_for_what_is_in_memory(rooms: Rooms) -> None:
     """Older batches of its visitors are in the spool and in memory: a fresh one goes after all of them."""
     accept(rooms, *(sealed(n, visitors=["A"]) for n in range(60)))
-    rooms.shipper.spill_all()
+    rooms.shipper.fresh.spill_all()
     accept(rooms, sealed(60, visitors=["Z"]), sealed(61, visitors=["A"]))
     sent: list[int] = []
     while not rooms.shipper.is_empty:
@@ -259,7 +259,7 @@ def test_a_spilled_batch_in_flight_is_sent_once(rooms: Rooms) -> None:
     """Moved to disk while its answer is under way: 200 deletes its row, 503 keeps it."""
     accept(rooms, sealed(0), sealed(1))
     rooms.shipper.dispatch()
-    assert rooms.shipper.spill_all()
+    assert rooms.shipper.fresh.spill_all()
     assert rooms.spool.totals.batches == 2
     answer(rooms, 0, status=200)
     answer(rooms, 0, status=503)
@@ -271,7 +271,7 @@ def test_a_restart_goes_on_with_the_spool(rooms: Rooms) -> None:
     """Another shipper on the same file sends the same batches, with the tries of their first life."""
     accept(rooms, *(sealed(n, events=2) for n in range(3)))
     rooms.shipper.dispatch()
-    rooms.shipper.spill_all()
+    rooms.shipper.fresh.spill_all()
     for _ in range(3):
         answer(rooms, status=503)
     again = rooms.new_shipper()
@@ -289,9 +289,9 @@ def test_a_full_spool_takes_no_more(tmp_path: Path) -> None:
     rooms = Rooms(tmp_path, events_per_request=10, spool_max_bytes=65536)
     try:
         accept(rooms, *(sealed(n, size=10_000) for n in range(20)))
-        assert not rooms.shipper.spill_all()
+        assert not rooms.shipper.fresh.spill_all()
         assert rooms.spool.totals.bytes <= 65536
-        assert rooms.shipper.fresh_batches == 20 - rooms.spool.totals.batches
+        assert rooms.shipper.fresh.batches == 20 - rooms.spool.totals.batches
         assert rooms.shipper.has_room
         accept(rooms, *(sealed(n) for n in range(20, 150)))
         assert not rooms.shipper.has_room
@@ -328,7 +328,7 @@ def test_gauges_show_each_event_in_one_place(rooms: Rooms) -> None:
     """Waiting, in flight and spooled never count an event twice."""
     accept(rooms, *(sealed(n, events=3) for n in range(6)))
     rooms.shipper.dispatch()
-    rooms.shipper.spill_all()
+    rooms.shipper.fresh.spill_all()
     accept(rooms, sealed(6, events=5))
     rooms.shipper.set_gauges()
     counter = rooms.control.counter

@@ -68,7 +68,7 @@ class Scene:
         rooms.control.set(ControlCounter.RETIRED_ACCEPTED, EVENTS)
         for ordinal in range(EVENTS // 2):
             rooms.shipper.accept(sealed(ordinal, events=2, size=400), ROUTE)
-        rooms.shipper.spill_all()
+        rooms.shipper.fresh.spill_all()
         rooms.shipper.set_gauges()
         rooms.shipper.lines[ROUTE.key].evict(0)
         with sqlite3.connect(root / "spool.sqlite") as db:

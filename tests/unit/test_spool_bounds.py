@@ -58,7 +58,7 @@ def fill(rooms: Rooms, first: int, last: int) -> list[Sealed]:
     batches = [sealed(n, events=2, size=4000) for n in range(first, last)]
     for batch in batches:
         accept(rooms, batch)
-        rooms.shipper.spill_all()
+        rooms.shipper.fresh.spill_all()
         rooms.clock.now += 10
     return batches
 
@@ -72,7 +72,7 @@ def test_the_oldest_give_way(make: Make, caplog: pytest.LogCaptureFixture) -> No
     assert 5 <= kept < 8
     assert rooms.outcomes == [(batch.id, False) for batch in batches[: 20 - kept]]
     assert dropped(rooms, Reason.SPOOL_FULL) == 2 * (20 - kept)
-    assert rooms.shipper.fresh_batches == 0
+    assert rooms.shipper.fresh.batches == 0
     # Twenty batches, ten seconds apart; the first drop comes after some 70 s.
     assert len([record for record in caplog.records if "give way" in record.message]) <= 3
     line = rooms.shipper.lines[ROUTE.key]
@@ -103,8 +103,8 @@ def test_the_others_hold_the_lanes_back(make: Make) -> None:
     rooms = make(spool_max_bytes=65536)
     fill(rooms, 0, 12)
     assert rooms.outcomes == []
-    assert rooms.spool.totals.batches + rooms.shipper.fresh_batches == 12
-    assert rooms.shipper.fresh_batches > 0
+    assert rooms.spool.totals.batches + rooms.shipper.fresh.batches == 12
+    assert rooms.shipper.fresh.batches > 0
 
 
 def test_a_batch_larger_than_the_spool_drops_nothing(make: Make) -> None:
@@ -112,7 +112,7 @@ def test_a_batch_larger_than_the_spool_drops_nothing(make: Make) -> None:
     rooms = make(spool_max_bytes=65536, on_full="drop_oldest")
     fill(rooms, 0, 3)
     accept(rooms, sealed(9, size=70_000))
-    assert not rooms.shipper.spill_all()
+    assert not rooms.shipper.fresh.spill_all()
     assert rooms.outcomes == []
 
 
@@ -170,7 +170,7 @@ def test_dead_letters_come_back_as_the_oldest(make: Make, tmp_path: Path) -> Non
     rooms = make()
     batches = [sealed(n, events=1) for n in range(6)]
     accept(rooms, *batches)
-    rooms.shipper.spill_all()
+    rooms.shipper.fresh.spill_all()
     line = rooms.shipper.lines[ROUTE.key]
     for refused in batches[:3]:
         line.remove(refused)
@@ -201,7 +201,7 @@ def test_rows_that_cannot_be_deleted_are_gone_all_the_same(make: Make, tmp_path:
     rooms = make(events_per_request=1)
     batches = [sealed(n) for n in range(3)]
     accept(rooms, *batches)
-    rooms.shipper.spill_all()
+    rooms.shipper.fresh.spill_all()
     rooms.shipper.dispatch()
     other = sqlite3.connect(tmp_path / "spool.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -110,9 +110,9 @@ class Leaving:
             self._batcher.seal_all()
             reach("leaving: sealed")
             # What does not fit into the spool stays in the lanes, and is read at the next start.
-            is_saved = self._shipper.spill_all()
+            is_saved = self._shipper.fresh.spill_all()
             self._is_over = is_late and (is_read or not is_saved)
-        if is_read and not self._shipper.fresh_batches:
+        if is_read and not self._shipper.fresh.batches:
             # What is left is on disk; only the answers to what is on its way are worth a wait.
             self._shipper.is_closed = True
             self._is_over |= not self._shipper.in_flight

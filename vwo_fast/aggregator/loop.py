@@ -211,7 +211,7 @@ class Aggregator:
         self._leaving.advance()
         self._relief.relieve()
         self._relief.save_often(now)
-        self.shipper.spill_failing()
+        self.shipper.fresh.spill_failing()
         reach("turn: relieved")
         is_active |= self.shipper.dispatch()
         if is_active or len(self.barriers):

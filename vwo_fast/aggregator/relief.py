@@ -67,16 +67,16 @@ class Relief:
     def save_lanes(self, lane_ids: set[int]) -> None:
         """Move all that was read of these lanes to the spool: they will not be read again."""
         for line in self._shipper.lines.values():
-            if self._shipper.has_fresh_of(line, lane_ids):
-                self._shipper.spill(line)
+            if self._shipper.fresh.keep_space_of(line, lane_ids):
+                self._shipper.fresh.spill(line)
         for key in self._batcher.routes_holding(lane_ids):
             self.save_open(key)
 
     def _relieve(self, full: set[int]) -> None:
         for line in self._shipper.lines.values():
             # A lane that is not read for want of room is relieved by whatever takes the room.
-            if not self._shipper.has_room or self._shipper.has_fresh_of(line, full):
-                self._shipper.spill(line)
+            if not self._shipper.has_room or self._shipper.fresh.keep_space_of(line, full):
+                self._shipper.fresh.spill(line)
         full = {lane_id for lane_id in full if self._used(lane_id) > self._watermark}
         for key in self._batcher.routes_holding(full) if full else ():
             self.save_open(key)
@@ -123,7 +123,7 @@ class Relief:
     def save_open(self, key: int) -> None:
         """Keep what an open batch has so far, so that its lane space can go."""
         line = self._shipper.lines.get(key)
-        if line is not None and not self._shipper.spill(line):
+        if line is not None and not self._shipper.fresh.spill(line):
             return
         found = self._batcher.fragment(key)
         if found is None:

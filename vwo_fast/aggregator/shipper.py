@@ -1,4 +1,4 @@
-"""The shipper: which batch goes next, what its outcome means, and when it moves to the spool.
+"""The shipper: which batch goes next, and what its outcome means.
 
 Idea: one line per route, served in turn, so that no route starves another; one
 gate per server and one per route, so that a server that is away gets one request
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from vwo_fast import _batch
 from vwo_fast.aggregator.bounds import Bounds, Observer
 from vwo_fast.aggregator.failpoint import reach
+from vwo_fast.aggregator.fresh import Fresh
 from vwo_fast.aggregator.gate import Gate, backoff
 from vwo_fast.aggregator.joined import Load, body_of, part_ways, size_of
 from vwo_fast.aggregator.journal import Proof
@@ -40,12 +41,6 @@ __all__ = ["Flight", "Shipper"]
 
 logger = logging.getLogger(__name__)
 
-FRESH_BATCHES_MAX = 128
-FRESH_BYTES_MAX = 64_000_000
-WAITING_BYTES_MAX = 8_000_000
-"""What is sealed ahead of its turn: more would be memory that is filled, and cold when it is sent."""
-
-SPILL_AFTER_FAILURES = 3
 REVIVED_AT_ONCE = 100
 PAYLOAD_TOO_LARGE = 413
 
@@ -83,8 +78,6 @@ class Shipper:
         self.lines: dict[int, Line] = {}
         self.is_closed = False
         """Nothing more is sent; what is on its way may come back."""
-        self.fresh_batches = 0
-        """Batches whose events are only in the lanes."""
         self._settings = settings
         self._routes = routes
         self._spool = spool
@@ -96,7 +89,6 @@ class Shipper:
         self._turn: deque[Line] = deque()
         self._servers: dict[str, Gate] = {}
         self._flights: set[Flight] = set()
-        self._fresh_bytes = 0
         self._throttle = Throttle(clock)
         self._changes = -1
         self._is_durable = settings.durable != "none"
@@ -112,6 +104,15 @@ class Shipper:
             observer=observer,
             complain=self.complain,
             clock=clock,
+        )
+        self.fresh = Fresh(
+            spool=spool,
+            lines=self.lines,
+            bounds=self.bounds,
+            window=self._window,
+            metrics=metrics,
+            throttle=self._throttle,
+            complain=self.complain,
         )
 
     # ---- what comes in
@@ -129,18 +130,12 @@ class Shipper:
     def accept(self, sealed: Sealed, route: Route) -> None:
         """A batch was sealed."""
         self._line(sealed.route_key, route).items.append(sealed)
-        self.fresh_batches += 1
-        self._fresh_bytes += sealed.size
+        self.fresh.came(sealed)
 
     @property
     def has_room(self) -> bool:
         """Whether more may be read from the lanes."""
-        if self.fresh_batches >= FRESH_BATCHES_MAX or self._fresh_bytes >= FRESH_BYTES_MAX:
-            return False
-        if self._fresh_bytes < WAITING_BYTES_MAX:
-            return True
-        flying = sum(sealed.size for flight in self._flights for sealed in flight.batches if sealed.row is None)
-        return self._fresh_bytes - flying < WAITING_BYTES_MAX
+        return self.fresh.has_room
 
     @property
     def in_flight(self) -> int:
@@ -180,7 +175,7 @@ class Shipper:
         """Send what may go now. Returns whether anything went."""
         if self._is_durable:
             # What does not get onto the disk is sent all the same: waiting would keep it in shared memory alone.
-            self.spill_all()
+            self.fresh.spill_all()
         now = self._clock()
         sent = False
         while len(self._flights) < self._settings.in_flight_max and not self.is_closed:
@@ -336,7 +331,7 @@ class Shipper:
 
     def _refused(self, line: Line, sealed: Sealed, reply: Reply) -> bool:
         """Split, or bury what is refused alone. False when the spool could not keep the result."""
-        if sealed.row is None and not self._spill_through(line, sealed):
+        if sealed.row is None and not self.fresh.spill_through(line, sealed):
             return False
         try:
             if sealed.events > 1:
@@ -357,16 +352,6 @@ class Shipper:
         line.remove(sealed)
         self._observer.settled(sealed, delivered=False, reply=reply)
         return True
-
-    def _spill_through(self, line: Line, sealed: Sealed) -> bool:
-        """Spill a fresh batch and all that is older, room or not: what replaces it in the spool keeps its place."""
-        fresh = line.fresh()
-        # In flight for as long as this takes: such a batch is not evicted from memory.
-        sealed.in_flight = True
-        try:
-            return self._spill(line, fresh[: fresh.index(sealed) + 1], force=True)
-        finally:
-            sealed.in_flight = False
 
     def _put_off(self, line: Line, batches: Sequence[Sealed], now: float) -> None:
         for sealed in batches:
@@ -392,8 +377,7 @@ class Shipper:
 
     def _leave(self, line: Line, sealed: Sealed) -> None:
         if sealed.row is None:
-            self.fresh_batches -= 1
-            self._fresh_bytes -= sealed.size
+            self.fresh.left(sealed)
         line.remove(sealed)
         for segment in sealed.segments:
             segment.settle()
@@ -431,55 +415,7 @@ class Shipper:
         if self._throttle.allows("spool"):
             logger.error("the spool cannot be written: %s", exc)
 
-    # ---- the spool
-
-    def spill_failing(self) -> None:
-        """Move to the spool what waits for a server or a route that keeps failing."""
-        for line in self.lines.values():
-            failures = max(line.gate.failures, line.server.failures)
-            if failures >= SPILL_AFTER_FAILURES or (failures and not self.has_room):
-                self.spill(line)
-
-    def spill(self, line: Line) -> bool:
-        """Move everything fresh of a line to the spool, the oldest first. False when not all of it fitted."""
-        fresh = line.fresh()
-        return not fresh or self._spill(line, fresh, force=False)
-
-    def spill_all(self) -> bool:
-        """The same for every line."""
-        is_complete = True
-        for line in self.lines.values():
-            is_complete &= self.spill(line)
-        return is_complete
-
-    def _spill(self, line: Line, batches: Sequence[Sealed], *, force: bool) -> bool:
-        fitting = list(batches)
-        while not force and fitting and not self.bounds.make_room(sum(map(self._spool.cost, fitting))):
-            fitting.pop()
-        if len(fitting) < len(batches) and self._throttle.allows("full"):
-            logger.error("the spool is full (spool_max_bytes): what does not fit stays in the lanes")
-        if not fitting:
-            return False
-        segments = [segment for sealed in fitting for segment in sealed.segments]
-        add: dict[int, int] = {ControlCounter.SPOOLED: sum(sealed.events for sealed in fitting)}
-        try:
-            with self._metrics.entry(add, segments=segments, proof=Proof("batch", fitting[0].id)):
-                reach("spill: before")
-                self._spool.add(fitting, [(line.route_key, line.route.encode())])
-                reach("spill: kept")
-                for segment in segments:
-                    segment.settle()
-                    reach("spill: released in part")
-        except sqlite3.Error as exc:
-            self.complain(exc)
-            return False
-        line.spilled(len(fitting))
-        for sealed in fitting:
-            self.fresh_batches -= 1
-            self._fresh_bytes -= sealed.size
-            sealed.segments = []
-        self._window.trim(line)
-        return len(fitting) == len(batches)
+    # ---- at the end, and in between
 
     def abandon(self) -> None:
         """The end has come for requests that have no answer: whether they arrived stays unknown."""
@@ -548,10 +484,6 @@ class Shipper:
             self.complain(exc)
             spooled = -1
         return min(fresh if spooled is None else [*fresh, spooled], default=None)
-
-    def has_fresh_of(self, line: Line, lane_ids: set[int]) -> bool:
-        """Whether fresh batches of a line keep space of these lanes."""
-        return any(segment.lane.id in lane_ids for sealed in line.fresh() for segment in sealed.segments)
 
     def set_gauges(self) -> None:
         """Show what is where."""

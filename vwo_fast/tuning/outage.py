@@ -11,8 +11,8 @@ import random
 import statistics
 from dataclasses import dataclass, field
 
+from vwo_fast.aggregator.fresh import SPILL_AFTER_FAILURES
 from vwo_fast.aggregator.gate import backoff
-from vwo_fast.aggregator.shipper import SPILL_AFTER_FAILURES
 
 __all__ = ["Outage", "Replay", "Store", "give_up", "notice", "simulate_outage"]
 
