@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.support.facts import ROOT
+from benchmarks.support.rows import NOT_TOLD
 from vwo_fast.tuning.plot import Bar, Line, bar_chart, line_chart, save
 
 __all__ = ["table", "write_report"]
@@ -52,7 +53,7 @@ def table(results: dict[str, Result]) -> str:
             "|---|---|---|---|---|---|---|---|",
         ]
         for row in result["rows"]:
-            met = {True: "yes", False: "**no**", None: ""}[row["met"]]
+            met = {True: "yes", False: "**no**", None: row["goal"] and NOT_TOLD}[row["met"]]
             cells = (
                 row["what"],
                 row["against"],

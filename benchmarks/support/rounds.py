@@ -7,13 +7,14 @@ than a round disturbs both.  What is reported is the median with the 10th and 90
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Pair", "Spread", "Way", "alternate", "nanoseconds_each", "spread"]
+__all__ = ["Interval", "Pair", "Spread", "Way", "alternate", "median_interval", "nanoseconds_each", "spread"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,47 @@ def spread(values: Sequence[float]) -> Spread:
         return Spread(values[0], values[0], values[0], 1)
     tenths = statistics.quantiles(values, n=10, method="inclusive")
     return Spread(statistics.median(values), tenths[0], tenths[-1], len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Where the true median lies, at a stated confidence."""
+
+    low: float
+    high: float
+    confidence: float
+
+    def is_at_most(self, limit: float) -> bool | None:
+        """True or False when all of the interval says so; None: it holds the limit, so that cannot be told."""
+        return True if self.high <= limit else False if self.low > limit else None
+
+    def is_at_least(self, limit: float) -> bool | None:
+        """The same for a lower limit."""
+        return True if self.low >= limit else False if self.high < limit else None
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """A confidence interval for the median of what the values were drawn from, whatever its distribution.
+
+    The ``k``-th smallest and the ``k``-th largest of ``n`` values enclose the median unless fewer than ``k``
+    of them fall on one side of it; how many do is binomial with probability 1/2, so they enclose it with
+    probability ``1 - 2 P(B(n, 1/2) < k)``.  ``k`` is the largest that keeps ``confidence``; it is the sign test
+    turned round.  (W. R. Thompson, Annals of Mathematical Statistics 7, 1936; H. A. David and H. N. Nagaraja,
+    Order Statistics, 3rd edition, section 7.1.)
+
+    The probability that was reached is in the result.  Fewer than six values do not reach 95 %: then all is possible.
+    """
+    count = len(values)
+    outside, k = 0.0, 0
+    while k < count // 2:
+        more = outside + 2 * math.comb(count, k) / 2**count
+        if more > 1 - confidence:
+            break
+        outside, k = more, k + 1
+    if k == 0:
+        return Interval(-math.inf, math.inf, 1.0)
+    ordered = sorted(values)
+    return Interval(ordered[k - 1], ordered[count - k], 1 - outside)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,18 @@ from typing import Any
 from benchmarks.support.facts import facts
 from benchmarks.support.rounds import Pair
 
-__all__ = ["Row", "finish", "options", "pair_row", "skipped"]
+__all__ = ["NOT_TOLD", "Row", "finish", "options", "pair_row", "skipped"]
+
+NOT_TOLD = "cannot be told"
+"""Whether a goal is met, when the interval of what was found holds it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line: what was measured, against what, and whether the goal was met (None: there is none)."""
+    """One line: what was measured, against what, and whether the goal was met.
+
+    ``met`` is None where there is no goal, and where there is one but what was found cannot tell.
+    """
 
     what: str
     against: str = "-"
@@ -74,7 +80,7 @@ def finish(name: str, rows: Iterable[Row], json_path: Path | None, **more: Any) 
     made = list(rows)
     result = {"benchmark": name, "facts": facts(), **more, "rows": [asdict(row) for row in made]}
     for row in made:
-        mark = {True: "met", False: "MISSED", None: ""}[row.met]
+        mark = {True: "met", False: "MISSED", None: row.goal and NOT_TOLD}[row.met]
         parts = [
             row.what,
             row.against,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import random
 import xml.etree.ElementTree as ET
 
 import pytest
 
 from benchmarks.report import table
-from benchmarks.support.rounds import Way, alternate, spread
-from benchmarks.support.rows import pair_row
+from benchmarks.support.rounds import Interval, Way, alternate, median_interval, spread
+from benchmarks.support.rows import NOT_TOLD, pair_row
 from vwo_fast.tuning.plot import Bar, Line, Mark, bar_chart, line_chart
 
 
@@ -51,6 +53,40 @@ def test_a_goal_is_met_or_missed_by_the_median_ratio() -> None:
     assert missed.goal == "≥ 8 x faster"
 
 
+@pytest.mark.parametrize(
+    ("count", "k", "reached"), [(6, 1, 0.9688), (10, 2, 0.9785), (20, 6, 0.9586), (60, 22, 0.9727)]
+)
+def test_the_interval_of_a_median_is_that_of_the_binomial_tables(count: int, k: int, reached: float) -> None:
+    """Its ends are the k-th values from both ends, k and its probability those of the sign test."""
+    values = [float(value) for value in range(1, count + 1)]
+    random.Random(1).shuffle(values)
+    found = median_interval(values)
+    assert (found.low, found.high) == (k, count + 1 - k)
+    assert found.confidence == pytest.approx(reached, abs=5e-5)
+
+
+def test_the_interval_holds_the_median_as_often_as_it_says() -> None:
+    """Drawn often from a distribution that is anything but normal, whose median is ln 2."""
+    source = random.Random(2)
+    drawn = [median_interval([source.expovariate(1) for _ in range(20)]) for _ in range(4000)]
+    held = sum(one.low <= math.log(2) <= one.high for one in drawn) / len(drawn)
+    assert held == pytest.approx(drawn[0].confidence, abs=0.015)
+
+
+def test_few_values_say_nothing_of_a_median() -> None:
+    """With five the outermost enclose it in 94 % of all cases only."""
+    found = median_interval([1.0, 1.01, 1.02, 1.03, 1.04])
+    assert (found.low, found.high) == (-math.inf, math.inf)
+    assert found.is_at_most(100.0) is None
+
+
+def test_a_goal_is_met_or_missed_only_by_all_of_an_interval() -> None:
+    """An end of it on the limit is within."""
+    found = Interval(0.95, 0.99, 0.95)
+    assert [found.is_at_least(limit) for limit in (0.95, 0.97, 0.99, 1.0)] == [True, None, None, False]
+    assert [found.is_at_most(limit) for limit in (0.94, 0.95, 0.97, 0.99)] == [False, None, None, True]
+
+
 @pytest.mark.parametrize("log", [False, True])
 def test_plots_are_well_formed_and_hold_what_they_were_given(log: bool) -> None:
     """An SVG that a parser reads, with every name, however odd, and one path per line."""
@@ -88,7 +124,9 @@ def test_the_table_has_every_row_and_its_facts() -> None:
     """Misses stand out, and a bar in a text does not end its cell."""
     row = {"what": "a|b", "against": "c", "ours": "1", "theirs": "2", "ratio": "0.5", "goal": "≤ 0.1", "met": False}
     facts = {"cpu": "X", "cpus": 2, "system": "S", "python": "3", "commit": "abc", "taken": "now", "load": [1.0]}
-    text = table({"tail": {"facts": facts, "rows": [{**row, "note": "n"}]}})
+    open_ = {**row, "met": None, "goal": "≤ 7", "note": ""}
+    text = table({"tail": {"facts": facts, "rows": [{**row, "note": "n"}, open_, {**open_, "goal": ""}]}})
     assert "a\\|b" in text
     assert "**no**" in text
+    assert text.count(NOT_TOLD) == 1
     assert "commit abc" in text
