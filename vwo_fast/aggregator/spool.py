@@ -25,6 +25,7 @@ from vwo_fast.aggregator.failpoint import reach
 from vwo_fast.aggregator.salvage import Salvaged, salvage
 from vwo_fast.aggregator.sealed import Sealed, Source, unpack_sources
 from vwo_fast.aggregator.spool_clock import SpoolClock
+from vwo_fast.aggregator.spool_dead import DeadLetters
 from vwo_fast.aggregator.spool_file import is_damage, open_or_create, put_aside, put_back
 from vwo_fast.aggregator.spool_rows import (
     BATCH_COLUMNS,
@@ -39,10 +40,9 @@ from vwo_fast.aggregator.spool_rows import (
     SpoolTotals,
     batch_values,
     count_of,
-    dead_check,
     fragment_values,
+    insert_into,
     joined,
-    letter_of,
     sealed_of,
 )
 
@@ -85,6 +85,7 @@ class Spool:
         self._bytes_max = bytes_max
         self._is_durable = is_durable
         self._clock = clock or SpoolClock()
+        self._letters = DeadLetters(self.totals, self._clock)
         self._tell: Callable[[int], None] = lambda _events: None
         self._fragment_events: dict[int, int] = {}
         self._fragment_bytes: dict[int, int] = {}
@@ -147,13 +148,8 @@ class Spool:
         ).fetchone()
         totals = self.totals
         totals.batches, totals.events, totals.bytes = batches, events, size
-        self._count_dead(db)
+        self._letters.count(db)
         self._routes = {key for (key,) in db.execute("SELECT key FROM route")}
-
-    def _count_dead(self, db: sqlite3.Connection) -> None:
-        self.totals.dead_events, self.totals.dead_bytes = db.execute(
-            f"SELECT COALESCE(SUM(events),0), COALESCE(SUM(LENGTH(body)+{ROW_OVERHEAD}),0) FROM dead"  # noqa: S608
-        ).fetchone()
 
     @contextmanager
     def _transaction(self, *, is_durable: bool = False) -> Iterator[sqlite3.Connection]:
@@ -260,22 +256,10 @@ class Spool:
                 except UNREADABLE:
                     logger.error("a part of a batch in the spool is damaged: it becomes a dead letter")
                     wrong += [(f"fragment-{row[0]}", row[2], row[3], row[5], row[6], row[7]) for row in group]
-            events = self._bury_wrong(db, wrong)
+            events = self._letters.add_unreadable(db, wrong)
             db.execute("DELETE FROM fragment")
         self._count(self._db)
         return Damaged(len(wrong), events)
-
-    def _bury_wrong(self, db: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> int:
-        total = 0
-        for id_, route, created, sources, offsets, body in rows:
-            events = count_of(offsets, sources)
-            total += events
-            db.execute(
-                "INSERT INTO dead (id, route, events, message, excerpt, attempts, created, died, life, since, damaged,"
-                " check_value, body) VALUES (?,?,?,'damaged in the spool','',0,?,?,?,?,1,0,?)",
-                (id_, route, events, created, self._clock.wall(), self._clock.life, self._clock.now(), body),
-            )
-        return total
 
     # ---- what happens to batches
 
@@ -363,42 +347,19 @@ class Spool:
 
     def bury(self, sealed: Sealed, *, status: int | None, message: str, excerpt: str) -> None:
         """Turn a batch in the spool into a dead letter."""
-        head = sealed.head.encode() if sealed.head else None
         with self._transaction() as db:
-            db.execute(
-                "INSERT INTO dead (id, route, events, status, message, excerpt, attempts, first_try, uncertain,"
-                " created, died, life, since, check_value, head, body) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (
-                    sealed.id,
-                    sealed.route_key,
-                    sealed.events,
-                    status,
-                    message,
-                    excerpt,
-                    sealed.attempts,
-                    sealed.first_try,
-                    sealed.is_uncertain,
-                    sealed.created,
-                    self._clock.wall(),
-                    self._clock.life,
-                    self._clock.now(),
-                    dead_check(id=sealed.id, route=sealed.route_key, head=head, body=sealed.body),
-                    head,
-                    sealed.body,
-                ),
-            )
+            self._letters.add(db, sealed, status=status, message=message, excerpt=excerpt)
             db.execute("DELETE FROM batch WHERE row=?", (sealed.row,))
             self._tell(self.totals.events_held - sealed.events)
         self._count_batch(sealed, -1)
         sealed.row = None
-        self.totals.dead_events += sealed.events
-        self.totals.dead_bytes += sealed.size + ROW_OVERHEAD
+        self._letters.added(sealed)
 
     def save_fragment(self, fragment: Fragment, routes: Iterable[tuple[int, bytes]]) -> None:
         """Keep a part of an open batch. Raises sqlite3.Error; then nothing has changed."""
         with self._transaction(is_durable=True) as db:
             self._add_routes(db, routes)
-            _insert_into(db, "fragment", fragment_values(fragment, self._clock.wall()))
+            insert_into(db, "fragment", fragment_values(fragment, self._clock.wall()))
         self._routes.add(fragment.route_key)
         events = sum(source.count for source in fragment.sources)
         size = len(fragment.json) + ROW_OVERHEAD
@@ -453,7 +414,9 @@ class Spool:
     def _bury_damaged(self, rows: list[tuple[Any, ...]]) -> Damaged:
         with self._transaction() as db:
             # Columns: 0 row, 1 id, 2 route, 9 created, 12 sources, 14 offsets, 15 body.
-            events = self._bury_wrong(db, ((row[1], row[2], row[9], row[12], row[14], row[15]) for row in rows))
+            events = self._letters.add_unreadable(
+                db, ((row[1], row[2], row[9], row[12], row[14], row[15]) for row in rows)
+            )
             for row in rows:
                 db.execute("DELETE FROM batch WHERE row=?", (row[0],))
         # Whoever counts them as dead letters says in the same step that the spool holds fewer.
@@ -474,16 +437,14 @@ class Spool:
 
     def oldest_dead(self, count: int) -> list[OldRow]:
         """The dead letters that have been here longest."""
-        rows = self._db.execute("SELECT row, route, events, life, since FROM dead ORDER BY row LIMIT ?", (count,))
-        return [OldRow(row, route, events, self._clock.age(life, since)) for row, route, events, life, since in rows]
+        return self._letters.oldest(self._db, count)
 
     def drop_dead(self, rows: Iterable[OldRow]) -> None:
         """Delete dead letters."""
         with self._transaction() as db:
-            for old in rows:
-                db.execute("DELETE FROM dead WHERE row=?", (old.row,))
+            self._letters.delete(db, (old.row for old in rows))
         self._has_shrunk = True
-        self._count_dead(self._db)
+        self._letters.count(self._db)
 
     # ---- what an operator asked for
 
@@ -495,31 +456,26 @@ class Spool:
 
     def take_purged(self) -> int:
         """Events of dead letters that were purged since the last call."""
-        (events,) = self._db.execute("SELECT COALESCE(SUM(events),0) FROM purged").fetchone()
+        events = self._letters.purged(self._db)
         if events:
             with self._transaction() as db:
                 db.execute("DELETE FROM purged")
-        self._count_dead(self._db)
-        return int(events)
+        self._letters.count(self._db)
+        return events
 
     def revive(self, count: int) -> list[Sealed]:
         """Turn dead letters that are to be sent again into the oldest batches; at most ``count`` of them."""
-        rows = self._db.execute(
-            "SELECT row, id, route, head, body, attempts, first_try, uncertain, created FROM dead"
-            " WHERE replay=1 AND damaged=0 ORDER BY row LIMIT ?",
-            (count,),
-        ).fetchall()
-        if not rows:
+        letters = self._letters.to_send_again(self._db, count)
+        if not letters:
             return []
-        (lowest,) = self._db.execute("SELECT MIN(0, COALESCE(MIN(ordinal), 0)) FROM batch").fetchone()
-        batches = [letter_of(row[1:], lowest - len(rows) + index) for index, row in enumerate(rows)]
+        batches = list(letters.values())
         with self._transaction() as db:
-            for row, sealed in zip(rows, batches, strict=True):
+            for sealed in batches:
                 sealed.row = self._insert(db, sealed)
-                db.execute("DELETE FROM dead WHERE row=?", (row[0],))
+            self._letters.delete(db, letters)
         for sealed in batches:
             self._count_batch(sealed, 1)
-        self._count_dead(self._db)
+        self._letters.count(self._db)
         self._tell(self.totals.events_held)
         return batches
 
@@ -554,7 +510,7 @@ class Spool:
     ) -> int:
         life, since = made or (self._clock.life, self._clock.now())
         values = batch_values(sealed, unknown_visitors=unknown_visitors)
-        return _insert_into(db, "batch", {**values, "life": life, "since": since})
+        return insert_into(db, "batch", {**values, "life": life, "since": since})
 
     def _delete_fragments(self, db: sqlite3.Connection, open_id: int | None) -> None:
         if open_id is not None:
@@ -571,11 +527,3 @@ class Spool:
         self.totals.batches += sign
         self.totals.events += sign * sealed.events
         self.totals.bytes += sign * (sealed.size + ROW_OVERHEAD)
-
-
-def _insert_into(db: sqlite3.Connection, table: str, values: dict[str, Any]) -> int:
-    marks = ",".join("?" * len(values))
-    # Only the names of columns become part of the statement.
-    row = db.execute(f"INSERT INTO {table} ({','.join(values)}) VALUES ({marks})", tuple(values.values())).lastrowid  # noqa: S608
-    assert row is not None
-    return row

@@ -7,6 +7,7 @@ a dead letter that is marked as damaged.
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
 from array import array
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ __all__ = [
     "dead_check",
     "fragment_check",
     "fragment_values",
+    "insert_into",
     "joined",
     "letter_of",
     "sealed_of",
@@ -332,3 +334,12 @@ def joined(fragments: Sequence[Sequence[Any]], ordinal: int) -> Sealed:
         sources=tuple(sources),
         created=fragments[0][3],
     )
+
+
+def insert_into(db: sqlite3.Connection, table: str, values: dict[str, Any]) -> int:
+    """Add a row; its number."""
+    marks = ",".join("?" * len(values))
+    # Only the names of columns become part of the statement.
+    row = db.execute(f"INSERT INTO {table} ({','.join(values)}) VALUES ({marks})", tuple(values.values())).lastrowid  # noqa: S608
+    assert row is not None
+    return row
