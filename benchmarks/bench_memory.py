@@ -1,9 +1,10 @@
 """Memory of a worker and of the aggregator, and what ``import vwo_fast`` costs. Memory on Linux only.
 
 RSS counts every page that is mapped and present, USS those of this process alone, PSS shares the
-others out.  A worker is measured beside its aggregator, as it lives: what both have mapped, the lane
-and the libraries, is in RSS and, by half, in PSS.  All programs find their bytecode written, as pip
-leaves it.
+others out.  A worker is measured beside its aggregator, as it lives, which runs in the same environment:
+what both have mapped, the lane and the libraries, is in RSS and, by half, in PSS.  What a flush loads, the
+aggregator does not: there a worker is measured alone, and beside another one that has flushed.  All programs
+find their bytecode written, as pip leaves it.
 """
 
 from __future__ import annotations
@@ -47,22 +48,24 @@ def worker_rows(url: str) -> list[Row]:
     what = "worker: memory on top of the SDK, 2000 impressions"
     found: dict[str, dict[str, dict[str, float]]] = {}
     try:
-        with bytecode() as variables, queue_on(url, **OPEN) as queue:
+        python = str(environment("fullstack"))
+        with bytecode() as variables, queue_on(url, python=python, **OPEN) as queue:
             folder = str(queue.folder.parent), str(queue.settings.spool_dir)
-            for kind in ("vwo_fast", "official") * 2:
+            for kind in ("vwo_fast", "two", "official") * 2:
                 drained(queue)
                 found[kind] = run_in("fullstack", WORKER, [kind, url, *folder], variables)
     except NotMeasuredError as exc:
         return [skipped(what, "the official batching", str(exc))]
     rows = []
-    for state, note in (
-        ("at work", "the goal is compared with USS; after its events were delivered and the doorbell rung"),
-        ("flushed", "the same worker after a flush, which loads ZeroMQ; so does a flush_callback"),
+    for kind, state, more, note in (
+        ("vwo_fast", "at work", "", "the goal is compared with USS; after its events were delivered and a ring"),
+        ("vwo_fast", "flushed", " and a flush", "alone on the host with what a flush loads: ZeroMQ and its libraries"),
+        ("two", "flushed", " and a flush, one of two workers", "the same beside another one that has flushed"),
     ):
-        ours, theirs = found["vwo_fast"][state], found["official"]["at work"]
+        ours, theirs = found[kind][state], found["official"]["at work"]
         rows.append(
             Row(
-                what=what if state == "at work" else f"{what} and a flush",
+                what=f"{what}{more}",
                 against="the official batching",
                 ours=shown(ours),
                 theirs=shown(theirs),

@@ -1,13 +1,17 @@
-"""Prints what comes on top of the SDK in a worker: ``memory_worker.py vwo_fast|official URL RUN_DIR SPOOL_DIR``.
+"""Prints what comes on top of the SDK in a worker: ``memory_worker.py vwo_fast|two|official URL RUN_DIR SPOOL_DIR``.
 
-The aggregator of queue ``bench`` in that folder is at work all the time.
+The aggregator of queue ``bench`` in that folder is at work all the time.  With ``two``, another worker is there
+from the beginning, and flushes before this one is measured.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import vwo
 
@@ -24,9 +28,52 @@ def added(before: dict[str, float]) -> dict[str, float]:
     return {name: after[name] - before[name] for name in after}
 
 
+@contextlib.contextmanager
+def beside(kind: str) -> Iterator[subprocess.Popen[str] | None]:
+    """The other worker, with the SDK in it, if there is one."""
+    if kind != "two":
+        yield None
+        return
+    command = [sys.executable, __file__, "beside", *sys.argv[2:]]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        hear(other)
+        yield other
+        other.communicate()
+
+
+def hear(other: subprocess.Popen[str]) -> None:
+    """Wait until the other worker is done with its step."""
+    assert other.stdout is not None
+    if not other.stdout.readline():
+        raise RuntimeError("the other worker has failed")
+
+
+def be_beside(url: str, places: dict[str, str]) -> None:
+    """The life of the other worker: a line of input, or its end, leads to the next step."""
+    print("ready", flush=True)
+    sys.stdin.readline()
+    from vwo_fast import Queue, fullstack
+
+    with Queue("bench", base_url=url, events_per_request=1000, idle_exit=1, **places) as queue:
+        fullstack.launch(SETTINGS, queue=queue).event_dispatcher.dispatch(impression(0))
+        queue.flush(DEADLINE_SECONDS)
+        print("flushed", flush=True)
+        sys.stdin.read()
+
+
 def main() -> None:
     kind, url, run_dir, spool_dir = sys.argv[1:]
+    places = {"run_dir": run_dir, "spool_dir": spool_dir}
     vwo.launch(SETTINGS, is_development_mode=True).activate("ab", "nobody")
+    if kind == "beside":
+        be_beside(url, places)
+        return
+    with beside(kind) as other:
+        measure(kind, url, places, other)
+
+
+def measure(kind: str, url: str, places: dict[str, str], other: subprocess.Popen[str] | None) -> None:
+    """What this worker takes, printed."""
     events = [impression(number) for number in range(2000)]
     before = memory()
     if kind == "official":
@@ -41,7 +88,6 @@ def main() -> None:
     # Only now: it is what is measured.
     from vwo_fast import Queue, fullstack
 
-    places = {"run_dir": run_dir, "spool_dir": spool_dir}
     with Queue("bench", base_url=url, events_per_request=1000, idle_exit=1, **places) as queue:
         dispatch = fullstack.launch(SETTINGS, queue=queue).event_dispatcher.dispatch
         for event in events:
@@ -56,6 +102,10 @@ def main() -> None:
         dispatch(events[0])
         found = {"at work": added(before)}
         queue.flush(DEADLINE_SECONDS)
+        if other is not None and other.stdin is not None:
+            other.stdin.write("\n")
+            other.stdin.flush()
+            hear(other)
         found["flushed"] = added(before)
         print(json.dumps(found), flush=True)
 
