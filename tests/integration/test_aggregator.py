@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import sqlite3
 import time
@@ -18,10 +19,12 @@ from typing import Any
 import pytest
 
 import vwo_fast
+from benchmarks.support.peers import cpu_seconds
 from tests.support.collector import Rule
 from tests.support.engine import Engine, engine, impression, numbers, route, wait_for
 from vwo_fast import _lane
 from vwo_fast.counters import ControlCounter
+from vwo_fast.locks import USERS_LOCK, lock_file
 
 VISITORS = 7
 
@@ -335,6 +338,47 @@ def test_an_idle_aggregator_sleeps_and_wakes_for_an_event(shop: Engine) -> None:
     assert _switches(pid) - before <= 40
     wait_for(lambda: control.sleeping)
     send(producer, 1, 2)
+    assert shop.collector.wait(lambda c: len(c.events) == 2)
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="optional: limits of another process are Linux's")
+def test_a_lane_that_waits_for_another_costs_no_processor(shop: Engine) -> None:
+    """A process outgrew a lane for which the aggregator has no descriptor: what it wrote after that waits, and
+    the loop sleeps meanwhile."""
+    queue = shop.queue(events_per_request=1)
+    producer = queue.producer(route())
+    send(producer, 0, 1)
+    assert queue.flush(60)
+    folder, first, later = shop.run_dir / "shop", 1 << 40, 1 << 41
+    control = _lane.Control.attach(str(folder / "control"))
+    lanes = control.counter(ControlCounter.GAUGE_LANES)
+    for lane in (first, later):
+        assert lock_file(folder / USERS_LOCK).acquire(lane)
+    owner = _lane.LaneOwner(control)
+    path = folder / f"lane-{later:016x}"
+    owner.open_lane(str(path), later, 1, 1 << 16, False, first)
+    path.with_suffix(".tmp").rename(path)
+    control.bump_generation()
+    wait_for(lambda: control.counter(ControlCounter.GAUGE_LANES) == lanes + 1)
+    pid = wait_for(shop.aggregator_pid)
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+    # One for the folder that is listed, none for what is found in it.
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used) + 1, limits[1]))
+    outgrown = folder / f"lane-{first:016x}"
+    _lane.LaneOwner(control).open_lane(str(outgrown), first, 1, 1 << 16, False)
+    outgrown.with_suffix(".tmp").rename(outgrown)
+    key = int(next(folder.glob("route-*")).name.removeprefix("route-"), 16)
+    assert _lane.Producer(owner, key, _lane.SHAPE_FULLSTACK, _lane.KIND_EVENT).enqueue(impression(1))
+    control.bump_generation()
+    time.sleep(1.0)
+    begin, spent = time.monotonic(), cpu_seconds(pid)
+    time.sleep(1.0)
+    spent, took = cpu_seconds(pid) - spent, time.monotonic() - begin
+    assert control.counter(ControlCounter.GAUGE_LANES) == lanes + 1
+    assert numbers(shop.collector.events) == [0]
+    assert spent < 0.3 * took
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     assert shop.collector.wait(lambda c: len(c.events) == 2)
 
 

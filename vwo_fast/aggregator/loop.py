@@ -130,8 +130,7 @@ class Aggregator:
         self._active_at = clock()
         self._nap = Nap(is_short=settings.durable == "always" or settings.real_time)
         self._house_at = 0.0
-        self._is_blocked = False
-        self._has_backlog = False
+        self._is_blocked = self._has_backlog = self._is_waiting = False
         self._keeps_memory = False
 
     # ---- life
@@ -222,11 +221,14 @@ class Aggregator:
         """Read every lane up to its head, a turn's worth. Returns whether there was anything."""
         has_read = False
         fill = 0.0
-        self._is_blocked = self._has_backlog = False
+        self._is_blocked = self._has_backlog = self._is_waiting = False
         for lane in list(self.lanes.lanes.values()):
             try:
                 head = lane.head()
-                if head == lane.read_to or not self.lanes.is_turn_of(lane):
+                if head == lane.read_to:
+                    continue
+                if not self.lanes.is_turn_of(lane):
+                    self._is_waiting = True
                     continue
                 fill = max(fill, fill_of(head - lane.read_to, lane.reader.capacity))
                 if self.batcher.read(lane, head):
@@ -285,7 +287,8 @@ class Aggregator:
         wait = min(min(due for due in dues if due is not None) - now, SLEEP_SECONDS_MAX)
         if self._has_backlog:
             self._socket.wait(0)
-        elif self._is_blocked:
+        elif self._is_blocked or self._is_waiting:
+            # There is something unread, but to look again at once would find it in the same state.
             self._socket.wait(min(wait, BLOCKED_NAP_SECONDS))
         elif now - self._active_at < AWAKE_SECONDS:
             self._take_nap(min(now + wait, self._active_at + AWAKE_SECONDS))
