@@ -14,13 +14,13 @@ from typing import Any
 
 __all__ = ["Opened", "TlsServer", "server_context"]
 
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n%b\r\n{}"
 DEADLINE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """How a connection was opened on which a request was answered."""
+    """How the connection of a request was opened."""
 
     is_resumed: bool
     version: str | None
@@ -45,12 +45,14 @@ def server_context(
 
 
 class TlsServer:
-    """Answers one request per connection, and closes it. ``context`` is asked for each connection."""
+    """Answers requests, and ends each connection after the first. ``context`` is asked for each connection."""
 
     def __init__(self, context: Callable[[], ssl.SSLContext]) -> None:
         self.opened: list[Opened] = []
         self.breaks = 0
         """So many connections are cut in the middle of their handshake."""
+        self.keeps_alive = False
+        """Connections stay open until their client ends them."""
         self.hold_until = 0
         """Nobody is answered before so many requests have come."""
         self._context = context
@@ -83,7 +85,7 @@ class TlsServer:
 
     @property
     def resumed(self) -> list[bool]:
-        """Of each connection that was answered, whether its session was an earlier one."""
+        """Of each request, whether its connection began with an earlier session."""
         with self._changed:
             return [one.is_resumed for one in self.opened]
 
@@ -107,13 +109,15 @@ class TlsServer:
                     raise ConnectionError("broken off")
                 secure = self._context().wrap_socket(client, server_side=True)
                 try:
-                    self._answer(secure)
+                    while self._answer(secure):
+                        pass
                 except OSError:
                     secure.close()
         except OSError:
             pass  # the client did not like what it saw, or was meant not to
 
-    def _answer(self, secure: ssl.SSLSocket) -> None:
+    def _answer(self, secure: ssl.SSLSocket) -> bool:
+        """Answer one request. False: that was the last of its connection."""
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             piece = secure.recv(1)
@@ -127,10 +131,14 @@ class TlsServer:
             self.opened.append(Opened(bool(secure.session_reused), secure.version(), _common_name(secure)))
             self._changed.notify_all()
             self._changed.wait_for(lambda: len(self.opened) >= self.hold_until, DEADLINE_SECONDS)
-        secure.sendall(ANSWER)
+        if self.keeps_alive:
+            secure.sendall(ANSWER % b"")
+            return True
+        secure.sendall(ANSWER % b"Connection: close\r\n")
         # OpenSSL forgets a session of TLS 1.2 with a connection that ends without a word, as this one does.
         self._ended.append(secure)
         socket.socket(fileno=secure.detach()).close()
+        return False
 
 
 def _common_name(secure: ssl.SSLSocket) -> str | None:

@@ -92,6 +92,20 @@ def test_each_connection_but_the_first_resumes_a_session(
         assert {one.version for one in server.opened} == {version.name.replace("_", ".")}
 
 
+@both_versions
+def test_a_connection_that_stays_open_lends_its_session(
+    version: ssl.TLSVersion, certificate: tuple[Path, Path], transport: MakeTransport
+) -> None:
+    """A second connection beside the first one resumes what the first was granted with its first answer."""
+    with TlsServer(one_context(certificate, version=version)) as server:
+        server.keeps_alive = True
+        made = transport()
+        post(made, server.url)
+        assert post_at_once(made, server, 2) == [200] * 2
+        # One of the two came on the first connection.
+        assert sorted(server.resumed) == [False, False, True]
+
+
 def test_a_ticket_is_shown_once(certificate: tuple[Path, Path], transport: MakeTransport) -> None:
     """Connections of TLS 1.3 that are opened together do not offer the same session; each leaves one for later."""
     with TlsServer(one_context(certificate)) as server:
