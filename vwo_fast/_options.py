@@ -407,7 +407,8 @@ _TABLE = (
         default_text="none",
         importance="low",
         scope="queue",
-        doc="PEM file of the certificate that is shown to the server; with its key, unless `client_key` has it.",
+        doc="PEM file of the certificate that is shown to the server; with its key, unless `client_key` has it. One "
+        "that is replaced is shown from the next connection on.",
     ),
     Option(
         name="client_key",
