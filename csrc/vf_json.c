@@ -17,8 +17,8 @@
 
 #define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
 
-/* What one round of the string loop may write: 16 plain bytes, of which 8 count, and two \uXXXX. */
-#define ROUND_BYTES 24u
+/* What one round of the string loop may write: 64 plain bytes, or 8 of 16 and two \uXXXX. */
+#define ROUND_BYTES 64u
 /* What may follow a string before room is asked for again. */
 #define TAIL_BYTES (VF_DEPTH_MAX + 8u)
 _Static_assert(ROUND_BYTES + TAIL_BYTES <= VF_JSON_STEP, "a round must fit into a step");
@@ -44,18 +44,57 @@ static uint64_t find_special(uint64_t word) {
 typedef int8_t wide __attribute__((vector_size(16)));
 typedef uint64_t wide_words __attribute__((vector_size(16)));
 
+/* What is looked at before it is asked whether all of it could be copied. */
+#define LONG_BYTES (4 * sizeof(wide))
+
+/* Which bytes need an escape. */
+static inline wide special_of(const uint8_t *at) {
+  wide bytes;
+  memcpy(&bytes, at, sizeof bytes);
+  /* Signed, so what is above ASCII is below a space. */
+  return (bytes < ' ') | (bytes == '"') | (bytes == '\\') | (bytes == 0x7f);
+}
+
+static inline bool is_zero(wide bytes) {
+  wide_words words = (wide_words)bytes;
+  return (words[0] | words[1]) == 0;
+}
+
 /* Copies sixteen bytes and says whether none of them needs an escape.  It looks
  * at the copy, which nobody else can change: the empty assembly keeps the
  * compiler from looking at the input again. */
-static bool copy_plain(uint8_t *at, const uint8_t *p) {
-  wide bytes;
-  memcpy(at, p, sizeof bytes);
+static inline bool copy_plain(uint8_t *at, const uint8_t *p) {
+  memcpy(at, p, sizeof(wide));
   __asm__("" : : : "memory");
-  memcpy(&bytes, at, sizeof bytes);
-  /* Signed, so what is above ASCII is below a space. */
-  wide special = (bytes < ' ') | (bytes == '"') | (bytes == '\\') | (bytes == 0x7f);
-  wide_words words = (wide_words)special;
-  return (words[0] | words[1]) == 0;
+  return is_zero(special_of(at));
+}
+
+/* The same for LONG_BYTES. */
+static inline bool copy_long(uint8_t *at, const uint8_t *p) {
+  memcpy(at, p, LONG_BYTES);
+  __asm__("" : : : "memory");
+  wide special = special_of(at);
+  for (size_t i = sizeof(wide); i < LONG_BYTES; i += sizeof(wide)) {
+    special |= special_of(at + i);
+  }
+  return is_zero(special);
+}
+
+/* Copies LONG_BYTES, or sixteen of the `left` bytes, if none needs an escape; how many.  Where one
+ * byte needs it, the next ones often do: so it depends on `plain_run`, the plain bytes behind the
+ * last escape, how many are tried. */
+static inline size_t copy_many(uint8_t *at, const uint8_t *p, size_t left, size_t *plain_run) {
+  if (*plain_run >= LONG_BYTES && left >= LONG_BYTES) {
+    if (copy_long(at, p)) {
+      return LONG_BYTES;
+    }
+    *plain_run = sizeof(wide);
+  }
+  if (*plain_run > 0 && left >= sizeof(wide) && copy_plain(at, p)) {
+    *plain_run += sizeof(wide);
+    return sizeof(wide);
+  }
+  return 0;
 }
 
 static uint8_t *write_unit(uint8_t *at, uint32_t unit) {
@@ -137,8 +176,7 @@ static int write_string(struct vf_json_out *out, const uint8_t *p, size_t size,
                         const uint8_t *input_end) {
   const uint8_t *end = p + size;
   uint8_t *at = out->at;
-  /* Where one byte needs an escape, the next ones often do. */
-  bool is_plain = true;
+  size_t plain_run = LONG_BYTES;
   *at++ = '"';
   while (p < end) {
     if (at > out->soft_end) {
@@ -150,21 +188,23 @@ static int write_string(struct vf_json_out *out, const uint8_t *p, size_t size,
       at = out->at;
     }
     size_t left = (size_t)(end - p);
-    if (is_plain && left >= sizeof(wide) && copy_plain(at, p)) {
-      p += sizeof(wide);
-      at += sizeof(wide);
+    size_t copied = copy_many(at, p, left, &plain_run);
+    if (copied > 0) {
+      p += copied;
+      at += copied;
       continue;
     }
     size_t count = left < sizeof(uint64_t) ? left : sizeof(uint64_t);
     uint64_t word = count == sizeof(uint64_t) ? vf_load64(p) : load_tail(p, count, input_end);
     uint64_t special = find_special(word);
     store64(at, word);
-    is_plain = special == 0;
-    if (is_plain) {
+    if (special == 0) {
       p += count;
       at += count;
+      plain_run += count;
       continue;
     }
+    plain_run = 0;
     unsigned plain = (unsigned)__builtin_ctzll(special) / 8;
     uint8_t byte = (uint8_t)(word >> (8 * plain));
     p += plain;

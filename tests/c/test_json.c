@@ -323,17 +323,43 @@ static void test_depth(void) {
   }
 }
 
+/* Two quotes at all places of a long string, and how far apart: many bytes are looked at together.
+ */
+static void test_long_strings(void) {
+  static const size_t distances[] = {1, 8, 15, 16, 17, 48, 63, 64, 65, 80, 128};
+  char text[400];
+  char expected[sizeof text + 8];
+  for (size_t size = 300; size < 300 + 64; size += 9) {
+    for (size_t first = 0; first < 200; first++) {
+      size_t second = first + distances[first % (sizeof distances / sizeof *distances)];
+      size_t at = 0;
+      expected[at++] = '"';
+      for (size_t i = 0; i < size; i++) {
+        bool is_quote = i == first || (i == second && second < size);
+        text[i] = is_quote ? '"' : (char)('a' + i % 26);
+        if (is_quote) {
+          expected[at++] = '\\';
+        }
+        expected[at++] = text[i];
+      }
+      expected[at++] = '"';
+      expected[at] = '\0';
+      check_json(str(text, size), expected);
+    }
+  }
+}
+
 /* Too little room is told, and nothing is written beyond it (AddressSanitizer looks). */
-static void test_room(void) {
+static void check_room(char filler, size_t filler_size) {
   struct bytes payload = {0};
   pack_byte(&payload, 0x92);
   char text[3000];
-  memset(text, '\x01', sizeof text);
+  memset(text, filler, sizeof text);
   pack_str(&payload, text, sizeof text);
   pack_double(&payload, 0.1);
   size_t size;
   CHECK_INT(vf_json_size(payload.data, payload.size, &size), VF_OK);
-  CHECK_INT(size, 2 + 2 + 6 * sizeof text + 1 + 3);
+  CHECK_INT(size, 2 + 2 + filler_size * sizeof text + 1 + 3);
   for (size_t room = 0; room < size + VF_JSON_STEP; room += 37) {
     uint8_t *json = malloc(room > 0 ? room : 1);
     CHECK(json != NULL);
@@ -345,8 +371,14 @@ static void test_room(void) {
   bytes_free(&payload);
 }
 
+static void test_room(void) {
+  check_room('\x01', 6);
+  check_room('a', 1);
+}
+
 int main(void) {
   test_ascii();
+  test_long_strings();
   test_unicode();
   test_invalid_utf8();
   test_integers();
