@@ -189,6 +189,10 @@ int vf_reader_head(const struct vf_reader *reader, uint64_t *head);
  */
 int vf_reader_peek(struct vf_reader *reader, struct vf_view *view);
 
+/* The same without a search, which may be long: VF_OTHER where there is damage first.
+ * @caller consumer */
+int vf_reader_peek_quick(struct vf_reader *reader, struct vf_view *view);
+
 /* The same; a payload of at most `room` bytes is copied before it is checked, and the view shows
  * the copy.  @caller consumer */
 int vf_reader_peek_copy(struct vf_reader *reader, struct vf_view *view, uint8_t *copy, size_t room);

@@ -307,10 +307,6 @@ static void skip_damage(struct vf_reader *reader, uint64_t head) {
   reader->cursor = next;
 }
 
-int vf_reader_peek(struct vf_reader *reader, struct vf_view *view) {
-  return vf_reader_peek_copy(reader, view, NULL, 0);
-}
-
 /* Whether something is published behind the cursor.  Its producer's line is looked at only when
  * all that was seen there has been read: each look takes it away from who writes. */
 static int look_ahead(struct vf_reader *reader) {
@@ -322,12 +318,16 @@ static int look_ahead(struct vf_reader *reader) {
   return status == VF_OK && reader->seen == reader->cursor ? VF_EMPTY : status;
 }
 
-int vf_reader_peek_copy(struct vf_reader *reader, struct vf_view *view, uint8_t *copy,
-                        size_t room) {
+/* Where `searches` is false, it is VF_OTHER that there is damage at the cursor. */
+static int peek(struct vf_reader *reader, struct vf_view *view, uint8_t *copy, size_t room,
+                bool searches) {
   int status;
 
   while ((status = look_ahead(reader)) == VF_OK) {
     status = record_read(reader, reader->cursor, reader->seen, view, copy, room);
+    if (status == VF_INVALID && !searches) {
+      return VF_OTHER;
+    }
     if (status == VF_INVALID) {
       skip_damage(reader, reader->seen);
       continue;
@@ -349,6 +349,19 @@ int vf_reader_peek_copy(struct vf_reader *reader, struct vf_view *view, uint8_t 
     count_gap(reader, 0);
   }
   return status;
+}
+
+int vf_reader_peek(struct vf_reader *reader, struct vf_view *view) {
+  return peek(reader, view, NULL, 0, true);
+}
+
+int vf_reader_peek_copy(struct vf_reader *reader, struct vf_view *view, uint8_t *copy,
+                        size_t room) {
+  return peek(reader, view, copy, room, true);
+}
+
+int vf_reader_peek_quick(struct vf_reader *reader, struct vf_view *view) {
+  return peek(reader, view, NULL, 0, false);
 }
 
 int vf_reader_rewind(struct vf_reader *reader, uint64_t position) {

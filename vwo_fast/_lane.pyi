@@ -240,10 +240,10 @@ class LaneReader:
 
         Returns (status, count, start, end, first_seq, invalid).  status: EMPTY nothing more before
         ``until``; FULL seal first; OTHER the next record has another route or kind, or does not follow
-        in sequence (peek tells which; then drain or take).  ``start`` and ``end`` are positions,
-        ``first_seq`` the sequence of the first record moved, ``invalid`` how many records of this run
-        could not become JSON (they are passed over and count as read).  The run has every sequence
-        from ``first_seq`` to ``first_seq + count + invalid - 1``.
+        in sequence, or is left to the next call (peek tells which; then drain or take).  ``start`` and
+        ``end`` are positions, ``first_seq`` the sequence of the first record moved, ``invalid`` how many
+        records of this run could not become JSON (they are passed over and count as read).  The run has
+        every sequence from ``first_seq`` to ``first_seq + count + invalid - 1``.
         """
     def take(self) -> tuple[int, int, int, int, int, bytes] | None:
         """Read one record of any kind: (kind, route, seq, start, end, payload); advances the cursor.

@@ -23,6 +23,7 @@ from vwo_fast._csrc cimport (
     VF_INVALID,
     VF_NOMEM,
     VF_OK,
+    VF_OTHER,
     VF_SYSTEM,
     VF_TOO_LARGE,
     vf_json_size,

@@ -1,4 +1,11 @@
 # The consumer's side of one lane.
+#
+# The interpreter's lock is given up for what may take long.  For what takes less than to get it
+# back from a thread that waits for it, it is kept.
+
+cdef enum:
+    QUICK_BYTES = 131072
+    QUICK_EVENTS = 256
 
 cdef class LaneReader:
     cdef vf_reader c
@@ -95,9 +102,10 @@ cdef class LaneReader:
     def peek(self):
         cdef vf_view view
         cdef vf_reader *c = self.mapped()
-        cdef int status
-        with nogil:
-            status = vf_reader_peek(c, &view)
+        cdef int status = vf_reader_peek_quick(c, &view)
+        if status == VF_OTHER:
+            with nogil:
+                status = vf_reader_peek(c, &view)
         if status == VF_INVALID:
             raise self.impossible()
         return (view.kind, view.route) if status == VF_OK else None
@@ -106,9 +114,16 @@ cdef class LaneReader:
         cdef vf_run run
         cdef vf_reader *c = self.mapped()
         cdef uint64_t route_key = route, limit = until
+        cdef uint64_t near = c.cursor + QUICK_BYTES
         cdef int status
-        with nogil:
-            status = vf_reader_drain(c, &batch.c, route_key, limit, &run)
+        if <int64_t>(limit - near) <= 0 or batch.c.events_max - batch.c.count <= QUICK_EVENTS:
+            status = vf_reader_drain(c, &batch.c, route_key, near if <int64_t>(limit - near) > 0 else limit, &run)
+            if status == VF_EMPTY and <int64_t>(limit - near) > 0:
+                # What is left is for the next call.
+                status = VF_OTHER
+        else:
+            with nogil:
+                status = vf_reader_drain(c, &batch.c, route_key, limit, &run)
         self.run_passed = run.passed
         if run.count + run.invalid == 0:
             if status == VF_INVALID:

@@ -72,6 +72,34 @@ static void test_damage_is_counted_once_and_by_sequence(void) {
   lane_close(&producer, &reader);
 }
 
+/* A quick look finds what lies at the cursor; where a search is needed it says so and changes
+ * nothing. */
+static void test_a_quick_look_does_not_search(void) {
+  struct vf_producer producer;
+  struct vf_reader reader;
+  struct vf_view view;
+
+  lane_open(&producer, &reader);
+  CHECK_INT(vf_reader_peek_quick(&reader, &view), VF_EMPTY);
+  for (int i = 0; i < 4; i++) {
+    CHECK_INT(lane_put(&producer, 64), VF_OK);
+  }
+  memset(producer.ring + vf_record_span(64), 0xa5, 2 * vf_record_span(64));
+  CHECK_INT(vf_reader_peek_quick(&reader, &view), VF_OK);
+  CHECK_INT(view.seq, 1);
+  vf_reader_advance(&reader, &view);
+  for (int i = 0; i < 2; i++) {
+    CHECK_INT(vf_reader_peek_quick(&reader, &view), VF_OTHER);
+    CHECK_INT(reader.cursor, vf_record_span(64));
+    CHECK_INT(reader.damaged, 0);
+  }
+  CHECK_INT(vf_reader_peek(&reader, &view), VF_OK);
+  CHECK_INT(vf_reader_peek_quick(&reader, &view), VF_OK);
+  CHECK_INT(view.seq, 4);
+  CHECK_INT(reader.damaged, 2);
+  lane_close(&producer, &reader);
+}
+
 static void damage(struct vf_producer *producer, uint64_t index, uint64_t count) {
   uint64_t span = vf_record_span(64);
   memset(producer->ring + index * span, 0xa5, count * span);
@@ -371,6 +399,7 @@ int main(void) {
   test_begin();
   test_any_flipped_bit_costs_one_record();
   test_damage_is_counted_once_and_by_sequence();
+  test_a_quick_look_does_not_search();
   test_damage_that_head_cuts_off_is_completed();
   test_a_later_reader_counts_no_damage_again();
   test_a_note_of_damage_that_cannot_be_true_is_passed_over();

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import uuid
 import zlib
 
 import pytest
@@ -14,6 +16,7 @@ from vwo_fast.aggregator.sealed import (
     NOBODY,
     RequestHead,
     Source,
+    new_batch_id,
     pack_sources,
     pack_visitors,
     unpack_sources,
@@ -79,3 +82,22 @@ def test_batches_of_the_same_visitor_meet_in_the_filter() -> None:
         (NOBODY, of_a, False),
     ):
         assert _batch.visitors_meet(first, bytearray(second)) is expected
+
+
+def test_ids_are_uuids_and_differ_also_in_a_child() -> None:
+    """Their random bytes are fetched for many at once; a child must not go on with its parent's."""
+    made = {new_batch_id() for _ in range(1000)}
+    assert len(made) == 1000
+    assert all(uuid.UUID(one).version == 4 for one in made)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, "".join(new_batch_id() for _ in range(64)).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    of_child = {text[at : at + 32] for at in range(0, len(text), 32)}
+    assert len(of_child) == 64
+    assert not of_child & {new_batch_id() for _ in range(64)}

@@ -48,6 +48,7 @@ class Fresh:
         complain: Callable[[sqlite3.Error], None],
     ) -> None:
         self.batches = 0
+        self.events = 0
         self._bytes = 0
         self._spool = spool
         self._lines = lines
@@ -60,11 +61,13 @@ class Fresh:
     def came(self, sealed: Sealed) -> None:
         """A batch was sealed."""
         self.batches += 1
+        self.events += sealed.events
         self._bytes += sealed.size
 
     def left(self, sealed: Sealed) -> None:
         """It is fresh no more."""
         self.batches -= 1
+        self.events -= sealed.events
         self._bytes -= sealed.size
 
     @property

@@ -491,9 +491,8 @@ class Shipper:
         flying_fresh = sum(sealed.events for sealed in flying if sealed.row is None)
         totals = self._spool.totals
         flying_spooled = sum(self._spool.events_held(sealed) for sealed in flying)
-        fresh = sum(sealed.events for line in self.lines.values() for sealed in line.fresh())
         gauge = self._metrics.gauge
-        gauge(ControlCounter.GAUGE_SEALED_EVENTS, fresh - flying_fresh)
+        gauge(ControlCounter.GAUGE_SEALED_EVENTS, self.fresh.events - flying_fresh)
         gauge(ControlCounter.GAUGE_IN_FLIGHT_REQUESTS, len(self._flights))
         gauge(ControlCounter.GAUGE_SPOOLED_EVENTS, totals.events + totals.fragment_events - flying_spooled)
         gauge(ControlCounter.GAUGE_SPOOLED_BATCHES, totals.batches)
