@@ -108,7 +108,8 @@ def write_report(results_folder: Path) -> None:
             ("bench-events.svg", "events", "ns per event"),
             ("bench-sizes.svg", "bytes", "ns per byte"),
         )
-        for (name, x_name, y_name), row in zip(axes, results["scale"]["rows"], strict=True):
+        drawn = [row for row in results["scale"]["rows"] if "producer" in row["figures"]]
+        for (name, x_name, y_name), row in zip(axes, drawn, strict=True):
             save(IMAGES / name, scale_plot(row, results["scale"], x_name, y_name))
     if PAGE.exists():
         before, _, rest = PAGE.read_text().partition(BEGIN)

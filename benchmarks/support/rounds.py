@@ -10,11 +10,22 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Interval", "Pair", "Spread", "Way", "alternate", "median_interval", "nanoseconds_each", "spread"]
+__all__ = [
+    "Interval",
+    "Line",
+    "Pair",
+    "Spread",
+    "Way",
+    "alternate",
+    "line_through",
+    "median_interval",
+    "nanoseconds_each",
+    "spread",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,32 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
         return Interval(-math.inf, math.inf, 1.0)
     ordered = sorted(values)
     return Interval(ordered[k - 1], ordered[count - k], 1 - outside)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """``fixed + slope * x``; ``off`` is the largest share by which a value lies beside it."""
+
+    fixed: float
+    slope: float
+    off: float
+
+
+def line_through(values: Mapping[float, float]) -> Line:
+    """The line whose relative errors have the least sum of squares: what is small counts as much as what is large.
+
+    Raises ValueError for fewer than two values.
+    """
+    if len(values) < 2:
+        raise ValueError("a line needs two values")
+    weights = {x: 1 / y**2 for x, y in values.items()}
+    total = sum(weights.values())
+    x_mean = sum(weight * x for x, weight in weights.items()) / total
+    y_mean = sum(weights[x] * y for x, y in values.items()) / total
+    slope = sum(weights[x] * (x - x_mean) * (y - y_mean) for x, y in values.items())
+    slope /= sum(weight * (x - x_mean) ** 2 for x, weight in weights.items())
+    fixed = y_mean - slope * x_mean
+    return Line(fixed, slope, max(abs((fixed + slope * x) / y - 1) for x, y in values.items()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from benchmarks.report import table
-from benchmarks.support.rounds import Interval, Way, alternate, median_interval, spread
+from benchmarks.support.rounds import Interval, Way, alternate, line_through, median_interval, spread
 from benchmarks.support.rows import NOT_TOLD, pair_row
 from vwo_fast.tuning.plot import Bar, Line, Mark, bar_chart, line_chart
 
@@ -85,6 +85,19 @@ def test_a_goal_is_met_or_missed_only_by_all_of_an_interval() -> None:
     found = Interval(0.95, 0.99, 0.95)
     assert [found.is_at_least(limit) for limit in (0.95, 0.97, 0.99, 1.0)] == [True, None, None, False]
     assert [found.is_at_most(limit) for limit in (0.94, 0.95, 0.97, 0.99)] == [False, None, None, True]
+
+
+def test_a_line_through_a_fixed_cost_and_one_per_event() -> None:
+    """Found exactly where there is one, over any range; else the error of small values counts as that of large ones."""
+    exact = line_through({x: 500.0 + 0.25 * x for x in (1e3, 1e5, 1e8)})
+    assert exact.fixed == pytest.approx(500)
+    assert exact.slope == pytest.approx(0.25)
+    assert exact.off < 1e-9
+    bent = line_through({1.0: 100.0, 1e6: 1.0e6, 1e7: 1.2e7})
+    assert 0.09 < bent.off < 0.1
+    assert bent.fixed == pytest.approx(99, abs=1)
+    with pytest.raises(ValueError, match="two values"):
+        line_through({1.0: 1.0})
 
 
 @pytest.mark.parametrize("log", [False, True])
