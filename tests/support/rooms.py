@@ -106,7 +106,7 @@ class Rooms:
         self.clock = Clock()
         self.control = Control.create(str(self.folder / "control"))
         self.metrics = Metrics(self.control)
-        self.routes = Routes(self.folder, self.control)
+        self.routes = Routes(self.folder, self.control, self.clock)
         self.spool = Spool(root / "spool.sqlite", bytes_max=self.settings.spool_max_bytes)
         self.senders = Senders()
         self.outcomes: list[tuple[str, bool]] = []

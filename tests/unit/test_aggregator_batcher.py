@@ -15,6 +15,7 @@ from tests.support.rooms import ROUTE, LaneWriter, Rooms, event
 from vwo_fast import _lane
 from vwo_fast.aggregator.batcher import Batcher
 from vwo_fast.aggregator.lanes import Lane
+from vwo_fast.aggregator.routes import MISSED_SECONDS
 from vwo_fast.aggregator.sealed import Sealed
 from vwo_fast.counters import ControlCounter, LaneCounter, Reason
 from vwo_fast.route import Route
@@ -207,11 +208,45 @@ def test_events_of_an_unknown_route_are_counted(bench: Bench) -> None:
         writer.producer(99 if n % 2 else 98).enqueue(event(n))
         writer.producer(bench.key).enqueue(event(n))
     bench.read()
+    assert bench.batcher.take_lost() == 0
+    bench.rooms.clock.now += MISSED_SECONDS
+    bench.read()
     assert bench.sink.numbers() == [[0, 1, 2, 3]]
     assert bench.rooms.control.counter(ControlCounter.BY_REASON + Reason.DAMAGED) == 4
     assert bench.batcher.take_lost() == 4
     settle(bench.sink.taken[0])
     assert bench.lane(writer).reader.tail == bench.lane(writer).head()
+
+
+def test_a_route_that_is_missed_holds_its_lane(bench: Bench) -> None:
+    """Its events wait for it, the lane behind them too, and when it is there nothing is lost."""
+    writer = bench.writer()
+    other = Route.fullstack(account_id=2, sdk_key="k", sdk_version="1")
+    for n in range(4):
+        writer.producer(other.key).enqueue(event(n))
+    bench.read()
+    bench.read()
+    lane = bench.lane(writer)
+    assert (lane.read_to == lane.head(), bench.batcher.take_lost()) == (False, 0)
+    (bench.rooms.folder / f"route-{other.key:016x}").write_bytes(other.encode())
+    bench.read()
+    assert bench.sink.numbers() == [[0, 1, 2, 3]]
+    assert bench.batcher.take_lost() == 0
+
+
+def test_in_a_folder_that_is_deleted_no_route_is_unknown(bench: Bench) -> None:
+    """However long it takes until the aggregator ends: the events stay for their process, which takes them along."""
+    writer = bench.writer()
+    writer.producer(98).enqueue(event(1))
+    bench.rooms.lanes.scan()
+    lane = bench.lane(writer)
+    bench.rooms.folder.rename(bench.rooms.folder.with_name("gone"))
+    for _ in range(3):
+        bench.batcher.read(lane, lane.head())
+        bench.rooms.clock.now += MISSED_SECONDS
+    assert bench.batcher.take_lost() == 0
+    assert lane.read_to != lane.head()
+    assert lane.is_waiting
 
 
 def test_a_large_event_comes_from_its_file(bench: Bench) -> None:

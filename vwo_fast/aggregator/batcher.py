@@ -113,6 +113,7 @@ class Batcher:
         Raises SegmentError when the lane cannot be right.
         """
         has_read = False
+        lane.is_waiting = False
         for _ in range(RUNS_PER_TURN):
             if not self._sink.has_room:
                 break
@@ -130,6 +131,7 @@ class Batcher:
                     self._take(lane, route)
             except OSError as exc:
                 # The lane waits at this record: what cannot be read now is not lost.
+                lane.is_waiting = True
                 if self._throttle.allows("file"):
                     logger.error("a file that events need cannot be read now: %s", exc)
                 break

@@ -78,6 +78,8 @@ class Lane:
         self.predecessor = reader.predecessor
         """Lane of the same process that is to be read first; 0 once that has been done."""
         self.is_gone = False
+        self.is_waiting = False
+        """The next record needs a file that is not there now."""
         self._metrics = metrics
         self._segments: deque[Segment] = deque()
         self._damaged = 0

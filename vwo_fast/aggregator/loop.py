@@ -88,7 +88,7 @@ class Aggregator:
         self._transport = Transport(settings)
         self._senders: Senders[Flight] = Senders(self._transport, settings.in_flight_max)
         self._socket.watch(self._senders.fileno())
-        routes = Routes(folder, control)
+        routes = Routes(folder, control, clock)
         self.barriers = Barriers(clock)
         # Those of earlier lives, and what the ground was found to lack.
         self.barriers.lost(self.metrics.failures_untold)
