@@ -215,7 +215,7 @@ def row_of(mode: str, pairs: Pairs, name: str, field: str, unit: str, goal: str)
 
 
 def main() -> int:
-    parser = options(__doc__, rounds=64)
+    parser = options(__doc__, rounds=60)
     parser.add_argument("--seconds", type=int, default=1, help="of each visit (default 1)")
     parser.add_argument("--free", action="store_true", help="let the scheduler spread everything over all cores")
     given = parser.parse_args()
