@@ -155,9 +155,16 @@ void vf_lane_publish(struct vf_producer *producer, uint32_t size, uint64_t route
 bool vf_lane_must_ring(struct vf_producer *producer, _Atomic uint32_t *sleeping) {
   uint64_t half = producer->capacity / 2;
 
-  return vf_sleeping_take(sleeping) ||
-         (vf_dozing_load(sleeping) && free_bytes(producer, half) < half &&
-          vf_dozing_take(sleeping));
+  if (vf_sleeping_take(sleeping)) {
+    return true;
+  }
+  if (!vf_dozing_load(sleeping) || free_bytes(producer, half) >= half ||
+      producer->head - producer->rung < producer->capacity / VF_LANE_RING_PART ||
+      !vf_dozing_take(sleeping)) {
+    return false;
+  }
+  producer->rung = producer->head;
+  return true;
 }
 
 bool vf_lane_revisit(struct vf_producer *producer, struct vf_reader *reader) {

@@ -41,6 +41,7 @@ struct vf_producer {
   uint64_t tail;  /* as last seen: at worst the lane looks fuller than it is */
   uint64_t seq;   /* last one given out */
   uint64_t start; /* where the open reservation's record begins */
+  uint64_t rung;  /* head when it last ended a doze */
 };
 
 struct vf_reader {
@@ -144,9 +145,13 @@ int vf_lane_reserve(struct vf_producer *producer, uint32_t size, uint8_t **paylo
 void vf_lane_publish(struct vf_producer *producer, uint32_t size, uint64_t route, uint16_t kind,
                      uint64_t seq);
 
+/* The part of a lane that has to come between two rings that end a doze. */
+#define VF_LANE_RING_PART 16u
+
 /*
  * Whether the producer, who has just published, is the one that has to ring; `sleeping` is the
- * aggregator's word in the control file.  @caller producer
+ * aggregator's word in the control file.  A lane that is half full because answers are slow would
+ * ring with each event: so a doze is ended again only when some more has come.  @caller producer
  */
 bool vf_lane_must_ring(struct vf_producer *producer, _Atomic uint32_t *sleeping);
 

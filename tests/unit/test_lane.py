@@ -276,6 +276,23 @@ class TestEnqueue:
             control.set_dozing()
         assert rings == [0, 1, 1, 2, 2, 3]
 
+    def test_a_lane_that_stays_half_full_does_not_ring_with_each_event(
+        self, owner: Owner, producer: _lane.Producer
+    ) -> None:
+        """While answers are slow what has been read still fills it: it rings once per sixteenth that comes."""
+        control = _lane.Control.attach(str(owner.folder / "control"))
+        event = "x" * 100
+        assert producer.enqueue(event)
+        while owner.used_bytes < owner.capacity // 2:
+            assert producer.enqueue(event)
+        before = owner.used_bytes
+        for _ in range(owner.capacity // 4 // 140):
+            control.set_dozing()
+            assert producer.enqueue(event)
+        sixteenths = (owner.used_bytes - before) * 16 // owner.capacity
+        assert sixteenths >= 3
+        assert sixteenths <= owner.heard.count(("ring",)) <= sixteenths + 1
+
     def test_the_first_event_ticks(self, owner: Owner, producer: _lane.Producer) -> None:
         """hook_tick comes with the first event of a period, so also with the very first."""
         assert producer.enqueue(1)
