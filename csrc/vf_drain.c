@@ -15,15 +15,17 @@ static bool continues(const struct vf_run *run, const struct vf_view *view) {
   return moved == 0 || view->seq == run->first_seq + moved;
 }
 
-int vf_reader_drain(struct vf_reader *reader, struct vf_batch *batch, uint64_t route,
-                    uint64_t until, struct vf_run *run) {
+typedef int look(struct vf_reader *reader, struct vf_view *view, uint8_t *copy, size_t room);
+
+static inline int drain(struct vf_reader *reader, struct vf_batch *batch, uint64_t route,
+                        uint64_t until, struct vf_run *run, look *look_at_next) {
   struct vf_view view;
   int status;
 
   memset(run, 0, sizeof *run);
   run->start = run->end = reader->cursor;
   for (;;) {
-    status = vf_reader_peek_copy(reader, &view, vf_batch_place(batch), VF_BATCH_COPY_MAX);
+    status = look_at_next(reader, &view, vf_batch_place(batch), VF_BATCH_COPY_MAX);
     if (status != VF_OK) {
       break;
     }
@@ -56,4 +58,14 @@ int vf_reader_drain(struct vf_reader *reader, struct vf_batch *batch, uint64_t r
     run->start = run->end = reader->cursor;
   }
   return status;
+}
+
+int vf_reader_drain(struct vf_reader *reader, struct vf_batch *batch, uint64_t route,
+                    uint64_t until, struct vf_run *run) {
+  return drain(reader, batch, route, until, run, vf_reader_peek_copy);
+}
+
+int vf_reader_drain_quick(struct vf_reader *reader, struct vf_batch *batch, uint64_t route,
+                          uint64_t until, struct vf_run *run) {
+  return drain(reader, batch, route, until, run, vf_reader_peek_quick);
 }

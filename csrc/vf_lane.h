@@ -194,13 +194,14 @@ int vf_reader_head(const struct vf_reader *reader, uint64_t *head);
  */
 int vf_reader_peek(struct vf_reader *reader, struct vf_view *view);
 
-/* The same without a search, which may be long: VF_OTHER where there is damage first.
- * @caller consumer */
-int vf_reader_peek_quick(struct vf_reader *reader, struct vf_view *view);
-
 /* The same; a payload of at most `room` bytes is copied before it is checked, and the view shows
  * the copy.  @caller consumer */
 int vf_reader_peek_copy(struct vf_reader *reader, struct vf_view *view, uint8_t *copy, size_t room);
+
+/* The same (`copy` may be NULL) without a search, which may be long: VF_OTHER where there is damage
+ * first.  @caller consumer */
+int vf_reader_peek_quick(struct vf_reader *reader, struct vf_view *view, uint8_t *copy,
+                         size_t room);
 
 /* Past the record that peek has shown. @caller consumer */
 static inline void vf_reader_advance(struct vf_reader *reader, const struct vf_view *view) {
@@ -218,6 +219,10 @@ static inline void vf_reader_advance(struct vf_reader *reader, const struct vf_v
  */
 int vf_reader_drain(struct vf_reader *reader, struct vf_batch *batch, uint64_t route,
                     uint64_t until, struct vf_run *run);
+
+/* The same without a search: VF_OTHER also where there is damage first.  @caller consumer */
+int vf_reader_drain_quick(struct vf_reader *reader, struct vf_batch *batch, uint64_t route,
+                          uint64_t until, struct vf_run *run);
 
 /* Back to a position between tail and cursor; VF_INVALID when it is not. @caller consumer */
 int vf_reader_rewind(struct vf_reader *reader, uint64_t position);

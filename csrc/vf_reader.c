@@ -360,8 +360,9 @@ int vf_reader_peek_copy(struct vf_reader *reader, struct vf_view *view, uint8_t 
   return peek(reader, view, copy, room, true);
 }
 
-int vf_reader_peek_quick(struct vf_reader *reader, struct vf_view *view) {
-  return peek(reader, view, NULL, 0, false);
+int vf_reader_peek_quick(struct vf_reader *reader, struct vf_view *view, uint8_t *copy,
+                         size_t room) {
+  return peek(reader, view, copy, room, false);
 }
 
 int vf_reader_rewind(struct vf_reader *reader, uint64_t position) {

@@ -125,9 +125,11 @@ cdef extern from "vf_lane.h" nogil:
     void vf_reader_close(vf_reader *reader) noexcept
     int vf_reader_head(const vf_reader *reader, uint64_t *head) noexcept
     int vf_reader_peek(vf_reader *reader, vf_view *view) noexcept
-    int vf_reader_peek_quick(vf_reader *reader, vf_view *view) noexcept
+    int vf_reader_peek_quick(vf_reader *reader, vf_view *view, uint8_t *copy, size_t room) noexcept
     void vf_reader_advance(vf_reader *reader, const vf_view *view) noexcept
     int vf_reader_drain(vf_reader *reader, vf_batch *batch, uint64_t route, uint64_t until,
+                        vf_run *run) noexcept
+    int vf_reader_drain_quick(vf_reader *reader, vf_batch *batch, uint64_t route, uint64_t until,
                         vf_run *run) noexcept
     int vf_reader_rewind(vf_reader *reader, uint64_t position) noexcept
     int vf_reader_release(vf_reader *reader, uint64_t position) noexcept

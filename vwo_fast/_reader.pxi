@@ -102,7 +102,7 @@ cdef class LaneReader:
     def peek(self):
         cdef vf_view view
         cdef vf_reader *c = self.mapped()
-        cdef int status = vf_reader_peek_quick(c, &view)
+        cdef int status = vf_reader_peek_quick(c, &view, NULL, 0)
         if status == VF_OTHER:
             with nogil:
                 status = vf_reader_peek(c, &view)
@@ -115,13 +115,15 @@ cdef class LaneReader:
         cdef vf_reader *c = self.mapped()
         cdef uint64_t route_key = route, limit = until
         cdef uint64_t near = c.cursor + QUICK_BYTES
-        cdef int status
-        if <int64_t>(limit - near) <= 0 or batch.c.events_max - batch.c.count <= QUICK_EVENTS:
-            status = vf_reader_drain(c, &batch.c, route_key, near if <int64_t>(limit - near) > 0 else limit, &run)
-            if status == VF_EMPTY and <int64_t>(limit - near) > 0:
+        cdef bint is_near = <int64_t>(limit - near) <= 0
+        cdef int status = VF_OTHER
+        run.count = run.invalid = 0
+        if is_near or batch.c.events_max - batch.c.count <= QUICK_EVENTS:
+            status = vf_reader_drain_quick(c, &batch.c, route_key, limit if is_near else near, &run)
+            if status == VF_EMPTY and not is_near:
                 # What is left is for the next call.
                 status = VF_OTHER
-        else:
+        if status == VF_OTHER and run.count + run.invalid == 0:
             with nogil:
                 status = vf_reader_drain(c, &batch.c, route_key, limit, &run)
         self.run_passed = run.passed

@@ -80,21 +80,21 @@ static void test_a_quick_look_does_not_search(void) {
   struct vf_view view;
 
   lane_open(&producer, &reader);
-  CHECK_INT(vf_reader_peek_quick(&reader, &view), VF_EMPTY);
+  CHECK_INT(vf_reader_peek_quick(&reader, &view, NULL, 0), VF_EMPTY);
   for (int i = 0; i < 4; i++) {
     CHECK_INT(lane_put(&producer, 64), VF_OK);
   }
   memset(producer.ring + vf_record_span(64), 0xa5, 2 * vf_record_span(64));
-  CHECK_INT(vf_reader_peek_quick(&reader, &view), VF_OK);
+  CHECK_INT(vf_reader_peek_quick(&reader, &view, NULL, 0), VF_OK);
   CHECK_INT(view.seq, 1);
   vf_reader_advance(&reader, &view);
   for (int i = 0; i < 2; i++) {
-    CHECK_INT(vf_reader_peek_quick(&reader, &view), VF_OTHER);
+    CHECK_INT(vf_reader_peek_quick(&reader, &view, NULL, 0), VF_OTHER);
     CHECK_INT(reader.cursor, vf_record_span(64));
     CHECK_INT(reader.damaged, 0);
   }
   CHECK_INT(vf_reader_peek(&reader, &view), VF_OK);
-  CHECK_INT(vf_reader_peek_quick(&reader, &view), VF_OK);
+  CHECK_INT(vf_reader_peek_quick(&reader, &view, NULL, 0), VF_OK);
   CHECK_INT(view.seq, 4);
   CHECK_INT(reader.damaged, 2);
   lane_close(&producer, &reader);

@@ -287,11 +287,13 @@ class Aggregator:
         wait = min(min(due for due in dues if due is not None) - now, SLEEP_SECONDS_MAX)
         if self._has_backlog:
             self._socket.wait(0)
-        elif self._is_blocked or self._is_waiting:
-            # There is something unread, but to look again at once would find it in the same state.
+        elif self._is_blocked:
             self._socket.wait(min(wait, BLOCKED_NAP_SECONDS))
         elif now - self._active_at < AWAKE_SECONDS:
             self._take_nap(min(now + wait, self._active_at + AWAKE_SECONDS))
+        elif self._is_waiting:
+            # There is something unread, but to look again at once would find it in the same state.
+            self._socket.wait(min(wait, BLOCKED_NAP_SECONDS))
         else:
             self._nap.reset()
             self._shared.set_sleeping()
@@ -301,10 +303,12 @@ class Aggregator:
 
     def _take_nap(self, until: float) -> None:
         """Look at the lanes now and then; a whole turn, which costs as much as hundreds of events, for a reason."""
-        while (left := until - self._clock()) > 0:
+        while True:
+            left = until - self._clock()
             if self._nap.is_long:
                 self._shared.set_dozing()
-            if self._socket.wait(min(left, self._nap.seconds)) or self._has_unread():
+            # Also with no time left: whoever asks something is heard in any case.
+            if self._socket.wait(min(left, self._nap.seconds)) or self._has_unread() or left <= self._nap.seconds:
                 break
             self._nap.after(0.0)
         self._shared.set_awake()
