@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import select
+import selectors
 import socket
 import ssl
 import threading
@@ -180,10 +180,15 @@ class Unwrapping:
 
 def _pump(secure: ssl.SSLSocket, behind: socket.socket) -> None:
     """Carry bytes both ways, in one thread: a TLS connection must not be read and written at the same time."""
-    while True:
-        ready = [secure] if secure.pending() else select.select([secure, behind], [], [])[0]
-        for source in ready:
-            data = source.recv(65536)
-            if not data:
-                return
-            (behind if source is secure else secure).sendall(data)
+    others = {secure: behind, behind: secure}
+    with selectors.DefaultSelector() as selector:
+        for source in others:
+            selector.register(source, selectors.EVENT_READ)
+        while True:
+            ready = [secure] if secure.pending() else [key.fileobj for key, _ in selector.select()]
+            for source, other in others.items():
+                if source in ready:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    other.sendall(data)
