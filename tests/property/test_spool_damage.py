@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from tests.support.rooms import ROUTE, sealed
 from vwo_fast.aggregator.sealed import Sealed
 from vwo_fast.aggregator.spool import Spool
+from vwo_fast.aggregator.spool_file import PAGE_BYTES
+from vwo_fast.aggregator.spool_rows import SCHEMA
 from vwo_fast.route import Route
 
 OTHER = Route.fullstack(account_id=2, sdk_key="k", sdk_version="1")
@@ -133,6 +136,21 @@ def test_any_bytes_changed(intact: Path, tmp_path: Path, state: str, data: st.Da
     )
     damaged_copy(intact / state, tmp_path / "s", changes, None)
     check(intact, tmp_path / "s")
+
+
+def test_any_name_of_the_schema_changed(intact: Path, tmp_path: Path) -> None:
+    """A table or column that is called otherwise is damage, also where its name is first used long after the start."""
+    content = (intact / "closed" / "s").read_bytes()
+    names = [found for found in re.finditer(rb"[a-z_]{3,}", content[: 2 * PAGE_BYTES]) if found[0].decode() in SCHEMA]
+    assert len(names) > 20
+    for found in names:
+        shutil.rmtree(tmp_path / "s", ignore_errors=True)
+        shutil.copytree(intact / "closed", tmp_path / "s")
+        changed = bytearray(content)
+        changed[found.start() + 1] ^= 1
+        (tmp_path / "s" / "s").write_bytes(changed)
+        seen = check(intact, tmp_path / "s")
+        assert len(seen["batches"]) == BATCHES
 
 
 @pytest.mark.parametrize("state", ["closed", "open"])

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from vwo_fast.aggregator.spool_clock import SpoolClock
-from vwo_fast.aggregator.spool_file import COMPANIONS, PAGE_BYTES, connect, open_or_create
+from vwo_fast.aggregator.spool_file import COMPANIONS, PAGE_BYTES, connect, is_misnamed, open_or_create
 from vwo_fast.aggregator.spool_rows import (
     UNREADABLE,
     batch_check,
@@ -116,7 +116,7 @@ def _readable(aside: Path) -> Iterator[sqlite3.Connection | None]:
         for attempt in attempts:
             try:
                 db = connect(attempt(), mode="ro")
-                if _columns(db, "batch"):
+                if _columns(db, "batch") and not is_misnamed(db):
                     break
             except sqlite3.Error as exc:
                 logger.debug("damaged spool: %s", exc)

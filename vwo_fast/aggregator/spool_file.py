@@ -11,12 +11,13 @@ import logging
 import os
 import sqlite3
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vwo_fast.aggregator.spool_rows import SCHEMA, SCHEMA_VERSION
 
-__all__ = ["connect", "is_damage", "open_or_create", "put_aside", "put_back"]
+__all__ = ["connect", "is_damage", "is_misnamed", "open_or_create", "put_aside", "put_back"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +78,30 @@ def open_or_create(path: Path) -> sqlite3.Connection:
         (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
+        # It does not look at names: a column that is called otherwise would be missed at its first use.
+        if is_misnamed(db):
+            raise sqlite3.DatabaseError("its schema is not ours")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def is_misnamed(db: sqlite3.Connection) -> bool:
+    """Whether it says that it is of our version and has not our schema. Raises sqlite3.Error when it cannot be read."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    return version == SCHEMA_VERSION and _schema_of(db) != _schema_expected()
+
+
+def _schema_of(db: sqlite3.Connection) -> list[tuple[str, ...]]:
+    return db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+
+@cache
+def _schema_expected() -> list[tuple[str, ...]]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(SCHEMA)
+        return _schema_of(db)
 
 
 def is_damage(exc: sqlite3.Error) -> bool:
